@@ -1,0 +1,1 @@
+"""Who may compile, how much, and what it has cost."""

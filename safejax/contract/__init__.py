@@ -1,0 +1,1 @@
+"""Contracts: what a function accepts, checked before JAX is entered."""

@@ -1,0 +1,189 @@
+"""What the elements of an array must satisfy, and the program that makes them.
+
+NumPy inputs are checked on the host in one pass over the data; JAX arrays by one small
+compiled reduction for all of them together; ``on_violation="clip"`` becomes part of the
+user's program and never waits for the device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safejax import _jax
+from safejax.contract._check import Fault, Item
+from safejax.contract._contract import is_leaf
+from safejax.contract._spec import Spec
+
+# Elements looked at together: 64 Ki floats stay in the cache between the two looks.
+_BLOCK = 65_536
+
+
+class Rules(NamedTuple):
+    """The value rules of a spec, hashable: the static part of the reduction."""
+
+    minimum: float | None
+    maximum: float | None
+    finite: bool
+    one_of: tuple[Any, ...] | None
+
+    def text(self) -> str:
+        """The rules in words; they are the program's own, so they may be shown."""
+        parts = ["finite"] if self.finite else []
+        parts += [f">= {self.minimum}"] if self.minimum is not None else []
+        parts += [f"<= {self.maximum}"] if self.maximum is not None else []
+        parts += [f"one of {len(self.one_of)} values"] if self.one_of else []
+        return " and ".join(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def rules_of(spec: Spec) -> Rules:
+    """The rules of one spec."""
+    return Rules(spec.minimum, spec.maximum, spec.finite, spec.one_of)
+
+
+def hold(leaves: Sequence[tuple[Spec, Any]], *, on_host: bool) -> bool:
+    """Whether all leaves satisfy the rules of their specs.
+
+    Args:
+        leaves: The leaves with their specs. Tracers hold: their values come later.
+        on_host: Look at JAX arrays from the host too. Used for signatures that were
+            never admitted, so that refused calls can't make programs (T1).
+    """
+    on_device: list[tuple[Rules, Any]] = []
+    for spec, leaf in leaves:
+        if not _is_ruled(spec, leaf):
+            continue
+        if isinstance(leaf, jax.Array) and not on_host:
+            on_device.append((rules_of(spec), leaf))
+        elif host_count(np.asarray(leaf), rules_of(spec)):
+            return False
+    if not on_device:
+        return True
+    rules, arrays = zip(*on_device, strict=True)
+    return bool(_all_hold(arrays, rules))
+
+
+def faults(items: Sequence[Item]) -> list[Fault]:
+    """The value violations among the leaves of one call, counted on the host."""
+    found = []
+    for item in items:
+        if not _is_ruled(item.spec, item.leaf):
+            continue
+        rules = rules_of(item.spec)
+        bad = host_count(np.asarray(item.leaf), rules)
+        if bad:
+            got = (
+                f"{bad} of {np.size(item.leaf)} that {'is' if bad == 1 else 'are'} not"
+            )
+            found.append(Fault.of(item, "value", (rules.text(), got)))
+    return found
+
+
+def _is_ruled(spec: Spec, leaf: Any) -> bool:
+    return (
+        spec.has_value_rules
+        and spec.on_violation == "raise"
+        and not isinstance(leaf, (_jax.Tracer, jax.ShapeDtypeStruct))
+    )
+
+
+def host_count(array: Any, rules: Rules) -> int:
+    """How many elements of a NumPy array break the rules; 0 after a single pass."""
+    flat = array.reshape(-1)
+    return sum(
+        _block_count(flat[start : start + _BLOCK], rules)
+        for start in range(0, flat.size, _BLOCK)
+    )
+
+
+def _block_count(block: Any, rules: Rules) -> int:
+    if (
+        rules.one_of is None
+        and block.dtype.kind != "c"
+        and _extremes_hold(block, rules)
+    ):
+        return 0
+    return int(np.count_nonzero(_bad(np, block, rules)))
+
+
+def _extremes_hold(block: Any, rules: Rules) -> bool:
+    # NaN propagates through both, and satisfies no comparison.
+    low, high = block.min(), block.max()
+    if rules.finite and not (np.isfinite(low) and np.isfinite(high)):
+        return False
+    above = rules.minimum is None or bool(low >= rules.minimum)
+    below = rules.maximum is None or bool(high <= rules.maximum)
+    return above and below
+
+
+def _bad(xp: Any, x: Any, rules: Rules) -> Any:
+    good = xp.isfinite(x) if rules.finite else xp.ones(x.shape, bool)
+    if rules.minimum is not None:
+        good &= x >= rules.minimum
+    if rules.maximum is not None:
+        good &= x <= rules.maximum
+    if rules.one_of is not None:
+        good &= xp.isin(x, xp.asarray(rules.one_of))
+    return ~good
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _all_hold(arrays: tuple[Any, ...], rules: tuple[Rules, ...]) -> Any:
+    bad = [_bad(jnp, x, r).any() for x, r in zip(arrays, rules, strict=True)]
+    return ~functools.reduce(jnp.logical_or, bad)
+
+
+def clipped(tree: Any, value: Any) -> Any:
+    """The value with the ``"clip"`` leaves of a contract tree made to hold.
+
+    Traced into the user's program: NaN becomes the lower bound (or 0), infinities and
+    what lies outside become the nearest bound.
+    """
+
+    def apply(spec: Spec | None, subtree: Any) -> Any:
+        if spec is None or spec.on_violation != "clip" or not spec.has_value_rules:
+            return subtree
+        return jax.tree.map(functools.partial(_clip, spec), subtree)
+
+    return jax.tree.map(apply, tree, value, is_leaf=is_leaf)
+
+
+def _clip(spec: Spec, x: Any) -> Any:
+    x = jnp.asarray(x)
+    low, high = spec.minimum, spec.maximum
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = jnp.nan_to_num(x, nan=0 if low is None else low, posinf=high, neginf=low)
+    return jnp.clip(
+        x,
+        None if low is None else jnp.asarray(low, x.dtype),
+        None if high is None else jnp.asarray(high, x.dtype),
+    )
+
+
+def cast(
+    arguments: Mapping[str, Any], casts: Sequence[tuple[Item, Any]]
+) -> dict[str, Any]:
+    """The arguments with the leaves converted that ``on_dtype="cast"`` allows."""
+    wanted = {(item.parameter, item.path): dtype for item, dtype in casts}
+    changed = {item.parameter for item, _ in casts}
+
+    def convert(name: str, path: Any, leaf: Any) -> Any:
+        dtype = wanted.get((name, path))
+        if dtype is None:
+            return leaf
+        return (
+            leaf.astype(dtype) if hasattr(leaf, "astype") else np.asarray(leaf, dtype)
+        )
+
+    return {
+        name: jax.tree_util.tree_map_with_path(functools.partial(convert, name), value)
+        if name in changed
+        else value
+        for name, value in arguments.items()
+    }

@@ -1,0 +1,191 @@
+"""Every exception safejax raises on purpose.
+
+One root, and one leaf per decision a caller can take. A leaf also inherits the
+built-in that existing handlers already catch. Messages carry shapes, dtypes, paths
+and limits; never values, keys or MACs, because messages end in logs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+
+class SafeJaxError(Exception):
+    """Root of every error safejax raises on purpose.
+
+    Attributes:
+        code: Stable identifier of the kind of refusal, such as ``"SJ101"``.
+        hint: What to do about it, one sentence; may be empty.
+
+    Example:
+        >>> import safejax
+        >>> issubclass(safejax.ContractError, (safejax.SafeJaxError, TypeError))
+        True
+    """
+
+    default_code: ClassVar[str] = "SJ000"
+
+    def __init__(
+        self,
+        message: str | Callable[[], str] = "",
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        hint: str | Callable[[], str] = "",
+    ) -> None:
+        # No positional text reaches Exception.args: a refusal under attack must
+        # not pay for a message that nobody reads.
+        super().__init__()
+        self.code = code or self.default_code
+        self._message = message
+        self._details = details
+        self._hint = hint
+
+    @property
+    def message(self) -> str:
+        """The text without the code and the hint, rendered on first use."""
+        if callable(self._message):
+            self._message = self._message()
+        return self._message
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the message says, as plain JSON-able data."""
+        if callable(self._details):
+            self._details = self._details()
+        return dict(self._details or {})
+
+    @property
+    def hint(self) -> str:
+        """What to do about it, or an empty string."""
+        if callable(self._hint):
+            self._hint = self._hint()
+        return self._hint
+
+    @override
+    def __str__(self) -> str:
+        text = f"[{self.code}] {self.message}"
+        return f"{text}\nhint: {self.hint}" if self.hint else text
+
+    @override
+    def __repr__(self) -> str:
+        first = self.message.partition("\n")[0]
+        return f"{type(self).__name__}({first!r}, code={self.code!r})"
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self._state()), self._extra())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "message": self.message,
+            "code": self.code,
+            "details": self.details,
+            "hint": self.hint,
+        }
+
+    def _extra(self) -> dict[str, Any] | None:
+        notes = getattr(self, "__notes__", None)
+        return {"__notes__": list(notes)} if notes else None
+
+
+def _rebuild(cls: type[SafeJaxError], state: dict[str, Any]) -> SafeJaxError:
+    return cls(**state)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Violation:
+    """One way in which one call broke its contract.
+
+    Attributes:
+        path: Where, as in ``params['layer']['w']``.
+        rule: Which rule: ``"shape"``, ``"dtype"``, ``"structure"``, ``"value"``,
+            ``"static"``, ``"dimension"``, ``"weak_type"`` or ``"sharding"``.
+        expected: What the contract asks for.
+        got: What the call brought; shapes, dtypes and counts, never values.
+        note: Who bound the name that this leaf contradicts, or an empty string.
+    """
+
+    path: str
+    rule: str
+    expected: str
+    got: str
+    note: str = ""
+
+
+class ContractError(SafeJaxError, TypeError):
+    """A call broke its contract, or the contract itself is malformed.
+
+    ``SJ101``: a call was refused; ``violations`` lists every reason, not the first.
+    ``SJ102``: the contract could not be understood, found at decoration.
+
+    Attributes:
+        violations: All violations of the refused call; empty for ``SJ102``.
+    """
+
+    default_code = "SJ101"
+
+    def __init__(
+        self,
+        message: str | Callable[[], str] = "",
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        hint: str | Callable[[], str] = "",
+        violations: (Sequence[Violation] | Callable[[], Sequence[Violation]]) = (),
+    ) -> None:
+        super().__init__(message, code=code, details=details, hint=hint)
+        self._violations = violations
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """All violations of the refused call, in the order of its parameters."""
+        if callable(self._violations):
+            self._violations = tuple(self._violations())
+        return tuple(self._violations)
+
+    @property
+    @override
+    def details(self) -> dict[str, Any]:
+        given = super().details
+        if self.violations:
+            given["violations"] = [dataclasses.asdict(v) for v in self.violations]
+        return given
+
+    @override
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "violations": self.violations}
+
+
+class CompileLimitError(SafeJaxError, RuntimeError):
+    """A new program was refused because a limit on compilations is reached.
+
+    ``SJ201``: ``Limits.max_compiles`` of the function; ``SJ202``: the budget of the
+    process (:func:`safejax.set_process_limits`). Known signatures are still served.
+
+    Attributes:
+        retry_after_s: Seconds after which the same call may be admitted, or ``None``
+            where waiting does not help.
+    """
+
+    default_code = "SJ201"
+
+    def __init__(
+        self,
+        message: str | Callable[[], str] = "",
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        hint: str | Callable[[], str] = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details, hint=hint)
+        self.retry_after_s = retry_after_s
+
+    @override
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "retry_after_s": self.retry_after_s}

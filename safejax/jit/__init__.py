@@ -1,0 +1,1 @@
+"""``safe_jit``: contract, then ledger, then JAX."""

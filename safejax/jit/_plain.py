@@ -1,0 +1,143 @@
+"""``safe_jit`` without a contract: JAX's own jitted object with a ledger behind it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from safejax import _jax
+from safejax.compile._ledger import Admission, Ledger
+from safejax.compile._process import process
+from safejax.jit._miss import CacheMiss
+from safejax.jit._stats import Stats, stats_of
+from safejax.limits import Limits
+
+_ledgers: weakref.WeakKeyDictionary[Any, dict[Limits, Ledger]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class Controls:
+    """The methods ``safe_jit`` adds to or puts in the place of those of ``jax.jit``.
+
+    They hold JAX's object, not the one users hold, so that no reference cycle delays
+    the release of programs.
+    """
+
+    def __init__(self, jitted: Any, cache: Any, ledger: Ledger) -> None:
+        self._jitted = jitted
+        self._cache = cache
+        self._ledger = ledger
+
+    def stats(self) -> Stats:
+        """Counts, sizes and times of this function's programs."""
+        return stats_of(self._ledger)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).trace``; what is compiled from it counts here."""
+        try:
+            traced = self._jitted.trace(*args, **kwargs)
+            return _jax.owned_traced(traced, Admission(self._ledger, None))
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).lower``; what is compiled from it counts here."""
+        try:
+            return self.trace(*args, **kwargs).lower()
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
+
+    def clear_cache(self) -> None:
+        """Frees the programs and traces of this function."""
+        self._ledger.forget()
+        self._cache.clear()
+        self._jitted.clear_cache()
+
+
+def plain_jit(
+    fun: Callable[..., Any],
+    limits: Limits,
+    options: dict[str, Any],
+    ledger: Ledger | None = None,
+) -> tuple[Any, Ledger]:
+    """JAX's own jitted object, rebuilt so that new signatures ask the ledger first.
+
+    Args:
+        fun: The function.
+        limits: Its limits.
+        options: The options of ``jax.jit``.
+        ledger: Whose account to use; by default that of the function itself.
+
+    Returns:
+        The object and the ledger that counts its programs.
+    """
+    _jax.check()
+    _jax.install_compile_hook(process.forget)
+    jitted = _jax.jax_jit_function(fun, **options)
+    if ledger is None:
+        ledger = ledger_for(fun, limits, jitted)
+    cache = _jax.dispatch_cache(fun)
+    miss = CacheMiss(
+        jitted, ledger, functools.partial(_restored_miss, fun, limits, options)
+    )
+    rebuilt = _jax.with_cache_miss(jitted, miss, cache)
+    controls = Controls(jitted, cache, ledger)
+    rebuilt.__dict__.update(
+        stats=controls.stats,
+        trace=controls.trace,
+        lower=controls.lower,
+        clear_cache=controls.clear_cache,
+    )
+    return rebuilt, ledger
+
+
+def _restored_miss(
+    fun: Callable[..., Any], limits: Limits, options: dict[str, Any]
+) -> Any:
+    # A pickled jitted function starts its own account where it is loaded.
+    return _jax.cache_miss(plain_jit(fun, limits, options)[0])
+
+
+def ledger_for(fun: Callable[..., Any], limits: Limits, jitted: Any) -> Ledger:
+    """The ledger of a function: wrapped twice, its programs count once.
+
+    JAX shares traces and programs between the wrappers of one function, and a server
+    that wraps anew on each request must not get a new allowance each time (T1).
+    """
+    try:
+        by_limits = _ledgers.setdefault(fun, {})
+    except TypeError:  # not hashable, or no weak references to it
+        by_limits = {}
+    if limits not in by_limits:
+        by_limits[limits] = Ledger(
+            name_of(fun),
+            limits,
+            parameters=parameter_names(fun),
+            static_argnums=_jax.static_arguments(jitted)[0],
+        )
+    return by_limits[limits]
+
+
+def name_of(fun: Callable[..., Any]) -> str:
+    """The name of a callable for messages."""
+    inner = getattr(fun, "func", fun)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def parameter_names(fun: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a callable's positional parameters, where it tells them."""
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return tuple(p.name for p in parameters if p.kind in positional)

@@ -1,0 +1,271 @@
+"""``safe_jit``: what users put in the place of ``jax.jit``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from typing_extensions import override
+
+from safejax import _jax
+from safejax.compile._ledger import Ledger
+from safejax.contract import _contract, _values
+from safejax.contract._contract import Contract
+from safejax.jit import _evict, _gate
+from safejax.jit._plain import Controls, ledger_for, name_of, plain_jit
+from safejax.jit._stats import Stats, stats_of
+from safejax.limits import Limits
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class SafeJitFunction(Protocol[P, R_co]):
+    """What :func:`safe_jit` returns: ``jax.jit``'s methods, and :meth:`stats`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Calls the compiled function."""
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).lower``; what is compiled from it counts."""
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).trace``; what is compiled from it counts."""
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).eval_shape``."""
+
+    def clear_cache(self) -> None:
+        """Frees the programs of this function."""
+
+    def stats(self) -> Stats:
+        """Counts, sizes and times of this function's programs."""
+
+
+class _NotGiven:
+    """The type of the absent function in ``@safe_jit(...)``."""
+
+    @override
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+_NOT_GIVEN = _NotGiven()
+
+
+@overload
+def safe_jit(
+    fun: Callable[P, R],
+    /,
+    *,
+    contract: Any = ...,
+    dims: Mapping[str, tuple[int, int]] | None = ...,
+    on_dtype: Literal["error", "cast"] = ...,
+    limits: Limits | None = ...,
+    **jit_options: Any,
+) -> SafeJitFunction[P, R]: ...
+
+
+@overload
+def safe_jit(
+    *,
+    contract: Any = ...,
+    dims: Mapping[str, tuple[int, int]] | None = ...,
+    on_dtype: Literal["error", "cast"] = ...,
+    limits: Limits | None = ...,
+    **jit_options: Any,
+) -> Callable[[Callable[P, R]], SafeJitFunction[P, R]]: ...
+
+
+def safe_jit(
+    fun: Any = _NOT_GIVEN,
+    /,
+    *,
+    contract: Any = None,
+    dims: Mapping[str, tuple[int, int]] | None = None,
+    on_dtype: Literal["error", "cast"] = "error",
+    limits: Limits | None = None,
+    **jit_options: Any,
+) -> Any:
+    """``jax.jit`` with a contract on its inputs and a cap on its programs.
+
+    Without an argument of safejax it behaves as ``jax.jit`` with
+    ``Limits(max_compiles=32)``: calls with a known signature cost the same, since the
+    result is JAX's own jitted object; a new signature asks the ledger first.
+
+    Args:
+        fun: The function to compile; left out in the form ``@safe_jit(...)``.
+        contract: What the arguments must be: a dict by parameter name, a tuple in
+            positional order, or ``"annotations"`` to read ``Annotated`` and jaxtyping
+            hints. Each entry is a pytree prefix whose leaves are
+            ``jax.ShapeDtypeStruct``, :func:`safejax.spec` or ``None`` (unchecked).
+        dims: Inclusive bounds of named dimensions, such as ``{"b": (1, 64)}``.
+        on_dtype: ``"cast"`` converts inputs of another dtype where no integer wraps
+            around; ``"error"`` refuses them.
+        limits: How many programs the function may own; see :class:`safejax.Limits`.
+        **jit_options: Every option of ``jax.jit``, with its meaning.
+
+    Returns:
+        A drop-in for what ``jax.jit`` returns, with a further method ``stats()``.
+
+    Raises:
+        ContractError: ``SJ102``, at decoration: the contract is malformed or names a
+            parameter that the function does not have. ``SJ101``, in a call: the
+            arguments break the contract. Nothing was compiled, no buffer consumed.
+        CompileLimitError: In a call: it needs a new program, and the cap of the
+            function (``SJ201``) or of the process (``SJ202``) is reached.
+        TypeError: An option is unknown to ``jax.jit``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, safejax
+        >>> rows = jax.ShapeDtypeStruct(("b", 3), jnp.float32)
+        >>> @safejax.safe_jit(contract={"x": rows})
+        ... def total(x):
+        ...     return x.sum()
+        >>> float(total(jnp.ones((2, 3))))
+        6.0
+        >>> total(jnp.ones((2, 4)))
+        Traceback (most recent call last):
+            ...
+        safejax.errors.ContractError: [SJ101] total() refused: 1 violation
+          x  shape  expected (b, 3) with b=2, got (2, 4)
+    """
+    limits = Limits() if limits is None else limits
+    if not isinstance(limits, Limits):
+        raise TypeError(
+            f"safe_jit(limits=...) takes safejax.Limits, got {type(limits).__name__}"
+        )
+    decorate = functools.partial(
+        _decorated,
+        contract=contract,
+        dims=dims,
+        on_dtype=on_dtype,
+        limits=limits,
+        options=jit_options,
+    )
+    return decorate if fun is _NOT_GIVEN else decorate(fun)
+
+
+def _decorated(
+    fun: Any,
+    *,
+    contract: Any,
+    dims: Mapping[str, tuple[int, int]] | None,
+    on_dtype: Literal["error", "cast"],
+    limits: Limits,
+    options: dict[str, Any],
+) -> Any:
+    if contract is None and limits.on_limit == "raise":
+        if dims is not None:
+            raise _contract.malformed(name_of(fun), "dims= without contract=")
+        return plain_jit(fun, limits, options)[0]
+    jitted = _jax.jax_jit_function(fun, **options)
+    statics = _jax.static_arguments(jitted)
+    if contract is None:
+        call, ledger, clear = _callee(fun, fun, jitted, limits, options)
+        return _finished(_passing(call), fun, jitted, ledger, clear)
+    understood = _contract.build(
+        fun,
+        contract,
+        function=name_of(fun),
+        dims=dims,
+        on_dtype=on_dtype,
+        static_names=_static_names(fun, statics),
+        constraints_of=_jax.explicit_constraints,
+    )
+    call, ledger, clear = _callee(
+        fun, _sanitised(fun, understood), jitted, limits, options
+    )
+    gate = _gate.Gate(understood, call, ledger, statics)
+    written = _gate.write(gate, understood, call)
+
+    def clear_all() -> None:
+        gate.admitted.clear()
+        clear()
+
+    return _finished(written, fun, jitted, ledger, clear_all, gate)
+
+
+def _callee(
+    fun: Any, traced: Any, jitted: Any, limits: Limits, options: dict[str, Any]
+) -> tuple[Any, Ledger, Callable[[], None]]:
+    """What a gate calls, whose ledger counts it, and how it is emptied."""
+    if limits.on_limit == "raise":
+        call, ledger = plain_jit(traced, limits, options)
+        return call, ledger, call.clear_cache
+    # Each wrapper evicts from its own slots, so each has its own account.
+    ledger = ledger_for(_evict.clone(fun), limits, jitted)
+
+    def make() -> Any:
+        return plain_jit(_evict.clone(traced), limits, options, ledger)[0]
+
+    slots = _evict.Slots(make, ledger, _jax.static_arguments(make()))
+    ledger.evict = slots.evict
+
+    def clear() -> None:
+        ledger.forget()
+        slots.clear()
+
+    return slots, ledger, clear
+
+
+def _sanitised(fun: Any, contract: Contract) -> Any:
+    """The function with its ``"clip"`` leaves made to hold, inside the program."""
+    clips = contract.clips
+    if not clips:
+        return fun
+
+    def sanitised(*args: Any, **kwargs: Any) -> Any:
+        bound = contract.signature.bind(*args, **kwargs)
+        for name, tree in clips.items():
+            if name in bound.arguments:
+                bound.arguments[name] = _values.clipped(tree, bound.arguments[name])
+        return fun(*bound.args, **bound.kwargs)
+
+    return functools.update_wrapper(sanitised, fun)
+
+
+def _static_names(
+    fun: Any, statics: tuple[tuple[int, ...], tuple[str, ...]]
+) -> list[str]:
+    parameters = list(inspect.signature(fun).parameters)
+    numbers, names = statics
+    count = len(parameters)
+    by_number = [parameters[n] for n in numbers if -count <= n < count]
+    return [*dict.fromkeys([*by_number, *names])]
+
+
+def _passing(call: Any) -> Any:
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    return passing
+
+
+def _finished(
+    written: Any,
+    fun: Any,
+    jitted: Any,
+    ledger: Ledger,
+    clear: Callable[[], None],
+    gate: _gate.Gate | None = None,
+) -> Any:
+    """Gives a written-out function the name, docs and methods of a jitted one."""
+    functools.update_wrapper(written, fun)
+    controls = Controls(jitted, None, ledger)
+
+    def stats() -> Stats:
+        """Counts, sizes and times of this function's programs."""
+        return stats_of(ledger, violations=gate.violations if gate else 0)
+
+    written.__dict__.update(
+        stats=stats,
+        clear_cache=clear,
+        trace=controls.trace,
+        lower=controls.lower,
+        eval_shape=jitted.eval_shape,
+    )
+    return written
