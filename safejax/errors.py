@@ -40,7 +40,7 @@ class SafeJaxError(Exception):
         # No positional text reaches Exception.args: a refusal under attack must
         # not pay for a message that nobody reads.
         super().__init__()
-        self.code = code or self.default_code
+        self.code: str = code or self.default_code
         self._message = message
         self._details = details
         self._hint = hint
@@ -108,6 +108,11 @@ class Violation:
         expected: What the contract asks for.
         got: What the call brought; shapes, dtypes and counts, never values.
         note: Who bound the name that this leaf contradicts, or an empty string.
+
+    Example:
+        >>> import safejax
+        >>> safejax.Violation("x", "shape", "(b, 3)", "(2, 4)").rule
+        'shape'
     """
 
     path: str
@@ -125,6 +130,16 @@ class ContractError(SafeJaxError, TypeError):
 
     Attributes:
         violations: All violations of the refused call; empty for ``SJ102``.
+
+    Example:
+        >>> import safejax
+        >>> three = safejax.spec("f32[3]")
+        >>> head = safejax.safe_jit(lambda x: x[0], contract={"x": three})
+        >>> try:
+        ...     head(1.0)
+        ... except safejax.ContractError as error:
+        ...     error.violations[0].expected, error.violations[0].got
+        ('(3,)', '()')
     """
 
     default_code = "SJ101"
@@ -170,6 +185,16 @@ class CompileLimitError(SafeJaxError, RuntimeError):
     Attributes:
         retry_after_s: Seconds after which the same call may be admitted, or ``None``
             where waiting does not help.
+
+    Example:
+        >>> import jax.numpy as jnp, safejax
+        >>> one = safejax.safe_jit(lambda x: -x, limits=safejax.Limits(max_compiles=1))
+        >>> _ = one(jnp.ones(2))
+        >>> try:
+        ...     one(jnp.ones(3))
+        ... except safejax.CompileLimitError as error:
+        ...     error.code, error.details["live"]
+        ('SJ201', 1)
     """
 
     default_code = "SJ201"

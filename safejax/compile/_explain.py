@@ -15,7 +15,7 @@ def difference(new: list[Row], known: Sequence[list[Row]]) -> list[str]:
     """How a signature differs from the nearest known one, one line a leaf."""
     if not known:
         return []
-    nearest = min(known, key=lambda rows: len(_changes(new, rows)))
+    nearest = min(known, key=lambda rows: _distance(new, rows))
     changes = _changes(new, nearest)
     if not changes:
         return ["same shapes and dtypes as a known one; another sharding or setting"]
@@ -27,6 +27,18 @@ def difference(new: list[Row], known: Sequence[list[Row]]) -> list[str]:
     ]
     rest = len(lines) - _MAX_LINES
     return [*lines[:_MAX_LINES], *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def _distance(new: list[Row], known: list[Row]) -> tuple[int, int]:
+    """How many leaves differ, and by how much where only sizes do."""
+    before = {row.path: row.shape or () for row in known}
+    apart = sum(
+        abs(now - then)
+        for row in new
+        for now, then in zip(row.shape or (), before.get(row.path, ()), strict=False)
+        if isinstance(now, int) and isinstance(then, int)
+    )
+    return len(_changes(new, known)), apart
 
 
 def _changes(new: list[Row], known: list[Row]) -> list[tuple[str, str, str]]:

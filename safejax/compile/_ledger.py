@@ -8,12 +8,15 @@ alive: what JAX, the garbage collector or the user has dropped stops counting at
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from typing_extensions import override
 
 from safejax import _jax
 from safejax.compile import _explain, _rows
@@ -60,6 +63,7 @@ class Ledger:
         self.parameters = tuple(parameters)
         self.static_argnums = tuple(static_argnums)
         self.evict: Callable[[], bool] | None = None
+        self._programs: set[int] = set()
         self._known: OrderedDict[_jax.Signature, None] = OrderedDict()
         self._in_flight: dict[_jax.Signature, int] = {}
         self._reserved = 0
@@ -67,6 +71,16 @@ class Ledger:
         self._warned = False
         self._compiles = self._refused = self._evicted = 0
         self._trace_s = self._compile_s = 0.0
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled function starts its own account where it is loaded.
+        return (
+            functools.partial(
+                Ledger, parameters=self.parameters, static_argnums=self.static_argnums
+            ),
+            (self.name, self.limits),
+        )
 
     # --- asking -------------------------------------------------------------------
 
@@ -137,10 +151,7 @@ class Ledger:
         """Ends what ``enter`` started and lets the waiting threads go on."""
         with process.changed:
             if known:
-                self._known[key] = None
-                self._history.append(key)
-                while len(self._known) > max(64, 4 * self.limits.max_compiles):
-                    self._known.popitem(last=False)
+                self._remember(key)
             self._in_flight.pop(key, None)
             process.changed.notify_all()
 
@@ -165,7 +176,10 @@ class Ledger:
         """Enters a finished program in the place that was reserved for it."""
         with process.changed:
             self.release()
-            process.programs[program.id] = Owned(self._id, key, program.client)
+            process.programs[program.id] = Owned(self._id, program.client)
+            self._programs.add(program.id)
+            if key is not None:
+                self._remember(key)
             self._compiles += 1
             self._compile_s += program.seconds
             live = len(self._mine())
@@ -198,9 +212,19 @@ class Ledger:
 
     # --- under the lock -----------------------------------------------------------
 
+    def _remember(self, key: _jax.Signature) -> None:
+        if key not in self._known:
+            self._history.append(key)
+        self._known[key] = None
+        while len(self._known) > max(64, 4 * self.limits.max_compiles):
+            self._known.popitem(last=False)
+
     def _mine(self) -> dict[int, Owned]:
-        mine = process.programs.items()
-        return {i: p for i, p in mine if p.ledger_id == self._id}
+        pairs = ((i, process.programs.get(i)) for i in self._programs)
+        # An address that was given out again may belong to another ledger by now.
+        mine = {i: p for i, p in pairs if p is not None and p.ledger_id == self._id}
+        self._programs = set(mine)
+        return mine
 
     def _check_room(self, key: _jax.Signature | None) -> None:
         process.prune()

@@ -15,7 +15,6 @@ class Owned:
     """One program: whose it is, and the backend that can tell whether it lives."""
 
     ledger_id: int
-    key: _jax.Signature | None
     client: Any
 
 
@@ -107,3 +106,9 @@ def process_stats() -> ProcessStats:
         return ProcessStats(
             max_compiles=process.limits.max_compiles, live=len(process.programs)
         )
+
+
+# The name users know them by, in messages and pickles.
+ProcessStats.__module__ = "safejax"
+set_process_limits.__module__ = "safejax"
+process_stats.__module__ = "safejax"

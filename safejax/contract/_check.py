@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from safejax import _jax
 from safejax.contract._contract import Contract, Path
 from safejax.contract._dims import Constraint, DimError, Expr
 from safejax.contract._spec import ANONYMOUS, Spec
+
+
+_SCALARS = (bool, int, float, complex)
+# What is known to be a leaf without asking JAX.
+_LEAVES = (_jax.ArrayImpl, np.ndarray, *_SCALARS)
 
 
 class Item(NamedTuple):
@@ -56,7 +62,9 @@ class Sizes:
 
     values: dict[str, int] = dataclasses.field(default_factory=dict)
     origins: dict[str, tuple[str, Path, int]] = dataclasses.field(default_factory=dict)
-    groups: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    groups: dict[str, tuple[tuple[int, ...], str, Path]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(slots=True)
@@ -131,7 +139,7 @@ def _match(tree: Any, name: str, path: Path, value: Any, checked: Checked) -> No
 def _match_leaf(
     spec: Spec, name: str, path: Path, value: Any, checked: Checked
 ) -> None:
-    if hasattr(value, "dtype") or value.__class__ in (bool, int, float, complex):
+    if value.__class__ in _LEAVES or jax.tree_util.all_leaves([value]):
         checked.items.append(Item(name, path, spec, value))
         return
     if value is None:
@@ -143,7 +151,12 @@ def _match_leaf(
 
 def children(node: Any) -> dict[Any, Any]:
     """The children of a pytree node by key; a leaf has none."""
-    pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda n: n is not node)
+    try:
+        pairs = jax.tree_util.tree_flatten_with_path(
+            node, is_leaf=lambda n: n is not node
+        )
+    except ValueError:  # keys that can't be sorted; JAX takes no such dict
+        return {jax.tree_util.DictKey(key): child for key, child in node.items()}
     return {path[0]: child for path, child in pairs[0] if path}
 
 
@@ -157,7 +170,7 @@ def kind_of(leaf: Any) -> Kind | None:
         return Kind(aval.shape, aval.dtype, getattr(aval, "weak_type", False), "JAX")
     if isinstance(leaf, (np.ndarray, np.generic)):
         return Kind(leaf.shape, leaf.dtype, weak_type=False, source="NumPy")
-    if isinstance(leaf, (bool, int, float, complex)):
+    if isinstance(leaf, _SCALARS):
         return _scalar_kind(leaf)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return Kind(leaf.shape, leaf.dtype, bool(leaf.weak_type), "JAX")
@@ -165,7 +178,9 @@ def kind_of(leaf: Any) -> Kind | None:
 
 
 def _scalar_kind(leaf: complex) -> Kind:
-    dtype = jax.dtypes.canonicalize_dtype(np.result_type(type(leaf)))
+    # Subclasses such as IntEnum count as what they are derived from, as in JAX.
+    plain = next(kind for kind in _SCALARS if isinstance(leaf, kind))
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(plain))
     return Kind((), dtype, not isinstance(leaf, bool), "Python")
 
 
@@ -208,12 +223,24 @@ def can_cast(kind: Kind, dtype: Any, leaf: Any) -> bool:
             return kind.dtype == dtype
     except TypeError:
         return False
-    narrows = dtype.kind in "iu" and not np.can_cast(kind.dtype, dtype, "safe")
-    return not narrows or _in_range(leaf, dtype)
+    if dtype.kind not in "iu":
+        return kind.source != "Python" or _is_finite_in(leaf, dtype)
+    return np.can_cast(kind.dtype, dtype, "safe") or _in_range(leaf, dtype)
+
+
+def _is_finite_in(leaf: complex, dtype: Any) -> bool:
+    # Python integers have no largest one.
+    try:
+        np.asarray(leaf).astype(dtype)
+    except OverflowError:
+        return False
+    return True
 
 
 def _in_range(leaf: Any, dtype: Any) -> bool:
     # T4: an integer that does not fit would wrap around silently.
+    if isinstance(leaf, (_jax.Tracer, jax.ShapeDtypeStruct)):
+        return False  # nobody knows
     host = np.asarray(leaf)
     info = np.iinfo(dtype)
     return not host.size or (
@@ -273,7 +300,8 @@ def _aligned(
     at = spec.variadic
     if spec.variadic_name is not None:
         group = shape[at : at + extra]
-        if sizes.groups.setdefault(spec.variadic_name, group) != group:
+        first = (group, item.parameter, item.path)
+        if sizes.groups.setdefault(spec.variadic_name, first)[0] != group:
             return None
     fixed = [*range(at), *range(at + extra, len(shape))]
     return iter([(a, i, shape[i]) for a, i in zip(spec.axes, fixed, strict=True)])

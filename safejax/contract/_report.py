@@ -14,6 +14,9 @@ from safejax.contract._spec import ANONYMOUS, Spec
 from safejax.errors import ContractError, Violation
 
 
+_MAX_KEYS = 8
+
+
 def refusal(function: str, faults: Sequence[Fault], sizes: Sizes) -> ContractError:
     """The error for one refused call. Rendering waits until the text is asked for."""
 
@@ -69,6 +72,12 @@ def _shape(fault: Fault, sizes: Sizes) -> Words:
         for parameter, path, axis in [sizes.origins[n]]
         if (parameter, path) != (fault.parameter, fault.path)
     ]
+    group = sizes.groups.get(spec.variadic_name or "")
+    if group is not None and group[1:] != (fault.parameter, fault.path):
+        origin = name_of(group[1], group[2])
+        origins.append(
+            f"*{spec.variadic_name}={tuple_text(group[0])} comes from {origin}"
+        )
     return expected, tuple_text(fault.got), "; ".join(origins)
 
 
@@ -119,10 +128,11 @@ def _structure(fault: Fault, _: Sizes) -> Words:
     wanted_type, wanted, got_type, got = fault.got
     if wanted_type is not got_type:
         return _node(wanted_type, wanted), _node(got_type, got), ""
-    missing = [_key(k) for k in wanted if k not in got]
-    extra = [_key(k) for k in got if k not in wanted]
+    known, given = set(wanted), set(got)
+    missing = [k for k in wanted if k not in given]
+    extra = [k for k in got if k not in known]
     parts = [
-        f"{word} {', '.join(keys)}"
+        f"{word} {_keys(keys)}"
         for word, keys in (("missing", missing), ("extra", extra))
         if keys
     ]
@@ -132,7 +142,14 @@ def _structure(fault: Fault, _: Sizes) -> Words:
 def _node(kind: type, keys: Sequence[Any]) -> str:
     if not keys:
         return f"a {kind.__name__}"
-    return f"a {kind.__name__} of {', '.join(map(_key, keys))}"
+    return f"a {kind.__name__} of {_keys(keys)}"
+
+
+def _keys(keys: Sequence[Any]) -> str:
+    # The caller chooses how many there are; a log line stays a line.
+    rest = len(keys) - _MAX_KEYS
+    shown = ", ".join(map(_key, keys[:_MAX_KEYS]))
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _key(key: Any) -> str:

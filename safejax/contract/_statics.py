@@ -6,6 +6,7 @@ for each that compares unequal; a NaN does so on every call (T6).
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -33,10 +34,10 @@ def _refused(
     kind = type(value).__name__
     try:
         hash(value)
-        equal = bool(value == value)  # noqa: PLR0124  NaN is what differs from itself
+        different = _holds_nan(value)
     except Exception:  # noqa: BLE001  the caller's own __hash__ or __eq__ may raise
         return "a hashable value", f"a {kind} that is not"
-    if not equal or _holds_nan(value):
+    if different:
         return "a value equal to itself", f"a {kind} with a NaN"
     size = bytes_of(value, max_static_bytes)
     if size > max_static_bytes:
@@ -50,9 +51,14 @@ def _refused(
 
 
 def _holds_nan(value: Any) -> bool:
+    # A container equals itself even where a part does not: Python compares identity
+    # first.
     if isinstance(value, (tuple, frozenset)):
         return any(map(_holds_nan, value))
-    return isinstance(value, (float, complex)) and value != value  # noqa: PLR0124
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return any(_holds_nan(getattr(value, f.name, None)) for f in fields if f.compare)
+    return bool(value != value)  # noqa: PLR0124
 
 
 def bytes_of(value: Any, limit: int) -> int:

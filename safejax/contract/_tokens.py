@@ -14,12 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from safejax import _jax
 from safejax.contract._contract import leaves_of
 from safejax.contract._spec import Spec
 
-_aval = operator.attrgetter("aval")
+# Refuses what is no array of JAX, also where that has an attribute of this name, and
+# is faster than the attribute: 17 us instead of 60 for 1,000 arrays.
+_aval: Callable[[Any], Hashable] = vars(_jax.ArrayImpl)["aval"].fget
 _serial = itertools.count()
 _JAX_ARRAYS: Any = (_jax.ArrayImpl, _jax.Tracer)
 _INT32 = (-(2**31), 2**31)
@@ -48,7 +51,7 @@ def array_token(leaf: Any) -> Hashable | None:
         return (kind, _jax.x64_enabled()) if fits else None
     if isinstance(leaf, np.generic):
         return (kind, leaf.dtype)
-    if isinstance(leaf, _JAX_ARRAYS):
+    if isinstance(leaf, jax.Array):  # tracers and keys are instances, too
         aval: Hashable = leaf.aval
         return aval
     return kind if leaf is ABSENT else None
@@ -58,7 +61,7 @@ def static_token(value: Any) -> Hashable | None:
     """The token of a static value; ``None`` for what can't be hashed."""
     try:
         hash(value)
-    except TypeError:
+    except Exception:  # noqa: BLE001  the caller's own __hash__ may raise anything
         return None
     return (value.__class__, value)
 
@@ -83,6 +86,11 @@ class TreeTokens:
         self._sharded = any(spec.sharding is not None for spec in specs)
         self._readers: dict[Any, Reader] = {}
         self._reader: Reader = _unread
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Serial numbers of structures mean nothing in another process.
+        return (TreeTokens, (self._tree,))
 
     def __call__(self, value: Any) -> Hashable | None:
         token = None if self._sharded else array_token(value)
@@ -121,7 +129,7 @@ class TreeTokens:
             read(tree, leaves)
             try:
                 return (serial, tuple(map(_aval, leaves)))
-            except AttributeError:
+            except TypeError:
                 return _mixed(serial, leaves)
 
         return tokens
@@ -183,6 +191,8 @@ def _node_layout(
 ) -> Callable[[Any, list[Any]], None]:
     wanted = [i for i, part in enumerate(parts) if part is not None]
     indices = wanted if keys is None else [keys[i] for i in wanted]
+    # Unchecked children are not read, but their keys are part of the structure.
+    unread = frozenset(keys or ()).difference(indices)
     readers = [parts[i] for i in wanted]
     several = len(indices) > 1
     pick: Any = operator.itemgetter(*indices) if several else _picker(indices)
@@ -191,10 +201,14 @@ def _node_layout(
     def read_leaves(node: Any, leaves: list[Any]) -> None:
         if node.__class__ is not kind or len(node) != size:
             raise ValueError
+        if unread and not unread <= node.keys():
+            raise ValueError
         leaves.extend(pick(node))
 
     def read_nodes(node: Any, leaves: list[Any]) -> None:
         if node.__class__ is not kind or len(node) != size:
+            raise ValueError
+        if unread and not unread <= node.keys():
             raise ValueError
         for reader, child in zip(readers, pick(node), strict=True):
             reader(child, leaves)

@@ -65,7 +65,7 @@ ATTACKS = (
         "T3",
         "memory-growth",
         "Memory growth",
-        "150 well-formed sizes, for as long as it takes.",
+        "150 well-formed sizes, one after another.",
         _flood.plain_stream,
         _flood.safe_stream,
     ),

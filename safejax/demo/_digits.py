@@ -45,10 +45,10 @@ class Digits:
 
 def load(seed: int) -> Digits:
     """The 1,797 images that scikit-learn ships with, one in five for the test."""
-    bunch = load_digits()
-    order = np.random.default_rng(seed).permutation(len(bunch.target))
-    x = (bunch.data[order] / 16).astype(np.float32)
-    y = bunch.target[order].astype(np.int32)
+    pixels, digits = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(digits))
+    x = (pixels[order] / 16).astype(np.float32)
+    y = digits[order].astype(np.int32)
     held_out = len(y) // 5
     return Digits(x[held_out:], y[held_out:], x[:held_out], y[:held_out])
 

@@ -180,8 +180,9 @@ def _stream(function: Function, seed: int) -> Outcome:
                 early = meter.grown_bytes()
     late = meter.rss_bytes - early
     grows = late > _LEVEL_BYTES_PER_SHAPE * (_STREAM_SHAPES - half)
+    fate = "grows without end" if grows else "evicted programs are freed"
     text = (
-        f"{'grows without end' if grows else 'levels off'}: {early / 1e6:+.0f} MB over "
+        f"{fate}: {early / 1e6:+.0f} MB over "
         f"the first {half} sizes, {late / 1e6:+.0f} MB over the next {half}"
     )
     return meter.outcome(text, succeeded=grows)

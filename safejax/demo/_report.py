@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from rich import box
 from rich.console import Console, Group
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -47,7 +46,7 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
         disable=not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task("", total=steps)
+        task = bar.add_task("starting", total=steps)
         done = itertools.count()
         yield lambda what: bar.update(task, description=what, completed=next(done))
 
@@ -62,7 +61,9 @@ def show(summary: Summary) -> None:
     _console().print(
         Group(
             _heading(summary),
-            Padding(_training(summary.training), (1, 0)),
+            "",
+            _training(summary.training),
+            "",
             _table(summary.results),
             _conclusion(summary),
         )

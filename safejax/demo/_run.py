@@ -106,7 +106,7 @@ def perform(attacks: Sequence[Attack], play: Play, seed: int) -> Summary:
         for attack in attacks:
             halves = {}
             for side in SIDES:
-                begin(f"{attack.id} {attack.title.lower()} on {_NAMES[side]}")
+                begin(f"{attack.id} {attack.title} on {_NAMES[side]}")
                 halves[side] = _outcome(play, attack, side, seed)
             results.append(Result(attack.id, attack.title, attack.story, **halves))
     return Summary(

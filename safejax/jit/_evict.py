@@ -13,26 +13,31 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import override
+
 from safejax import _jax
-from safejax.compile._ledger import Ledger
+from safejax.jit._plain import plain_jit
+from safejax.limits import Limits
 
 
 class Slots:
     """Calls the jitted function of a signature, the most recently used ones kept."""
 
     def __init__(
-        self,
-        make: Callable[[], Any],
-        ledger: Ledger,
-        statics: tuple[tuple[int, ...], tuple[str, ...]],
+        self, fun: Callable[..., Any], limits: Limits, options: dict[str, Any]
     ) -> None:
-        self._make = make
-        self._shared = make()
-        self._ledger = ledger
-        self._statics = statics
+        self._made_of = (fun, limits, options)
+        # Each wrapper evicts from its own slots, so each has its own account.
+        self.shared, self.ledger = plain_jit(clone(fun), limits, options)
+        self.ledger.evict = self._evict
+        self._statics = _jax.static_arguments(self.shared)
         self._slots: OrderedDict[_jax.Signature, Any] = OrderedDict()
         self._lock = threading.RLock()
         self._busy = threading.local()
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Slots, self._made_of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -41,7 +46,7 @@ class Slots:
                 if _jax.at_top_level()
                 else None
             )
-            call = self._shared if key is None else self._slot(key)
+            call = self.shared if key is None else self._slot(key)
             self._busy.key = key
             return call(*args, **kwargs)
         except BaseException as error:
@@ -52,11 +57,13 @@ class Slots:
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = self._slots[key] = self._make()
+                fun, limits, options = self._made_of
+                slot = plain_jit(clone(fun), limits, options, self.ledger)[0]
+                self._slots[key] = slot
             self._slots.move_to_end(key)
             return slot
 
-    def evict(self) -> bool:
+    def _evict(self) -> bool:
         """Drops the least recently used signature; false where there is none."""
         with self._lock:
             mine = getattr(self._busy, "key", None)
@@ -64,13 +71,15 @@ class Slots:
             if oldest is None:
                 return False
             del self._slots[oldest]
-        self._ledger.forget_key(oldest)
+        self.ledger.forget_key(oldest)
         return True
 
-    def clear(self) -> None:
+    def clear_cache(self) -> None:
         """Drops all signatures."""
+        self.ledger.forget()
         with self._lock:
             self._slots.clear()
+        self.shared.clear_cache()
 
 
 def clone(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ identifiers.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -35,6 +36,14 @@ _Kind = inspect.Parameter
 _ARRAYS = (_jax.ArrayImpl, np.ndarray)
 
 
+class Admitted(set[Hashable]):
+    """Tokens of admitted calls. They mean nothing in another process."""
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Admitted, ())
+
+
 class Gate:
     """Decides on calls whose tokens have not been admitted before."""
 
@@ -50,12 +59,9 @@ class Gate:
         self._ledger = ledger
         self._statics = statics
         self._parameters = list(contract.signature.parameters.values())
-        self._ruled = [
-            (index, p.name)
-            for index, p in enumerate(self._parameters)
-            if p.name in contract.ruled
-        ]
-        self.admitted: set[Hashable] = set()
+        self._names = [p.name for p in self._parameters]
+        self._ruled = list(contract.ruled)
+        self.admitted = Admitted()
         self.trees: dict[str, _tokens.TreeTokens] = {}
         self.violations = 0
 
@@ -69,17 +75,8 @@ class Gate:
             ContractError: The call breaks the contract; all violations are listed.
             CompileLimitError: It would need a new program and the limit is reached.
         """
-        arguments = {
-            p.name: value
-            for p, value in zip(self._parameters, values, strict=True)
-            if value is not ABSENT
-        }
-        checked = _check.check(self._contract, arguments)
-        faults = checked.faults + _statics.faults(
-            self._contract, arguments, self._ledger.limits.max_static_bytes
-        )
-        if faults:
-            raise self._refused(faults, checked)
+        arguments = self._given(values)
+        checked = self.examine(arguments)
         if checked.casts:
             arguments = _values.cast(arguments, checked.casts)
         args, kwargs = self._forwarded(arguments)
@@ -88,18 +85,62 @@ class Gate:
             if key is not None:
                 self._ledger.refuse_if_full(key)
             # From the host: what is refused here must not have made a program.
-            self.check_values(*values, on_host=True)
+            self._check_values(arguments, on_host=True)
+        # Made before the call, which may consume donated arguments.
+        token = None if checked.casts else self._token(values)
         result = self._call(*args, **kwargs)
-        self._admit(values, cast=bool(checked.casts))
+        if token is not None:
+            if len(self.admitted) >= _MAX_ADMITTED:
+                self.admitted.clear()
+            self.admitted.add(token)
         return result
 
-    def check_values(self, *values: Any, on_host: bool = False) -> None:
-        """Refuses a call whose elements break a value rule.
+    def examine(self, arguments: dict[str, Any]) -> _check.Checked:
+        """Refuses arguments, or the specs of arguments, that break the contract.
+
+        Raises:
+            ContractError: All violations of shape, dtype, structure and statics.
+        """
+        checked = _check.check(self._contract, arguments)
+        faults = checked.faults + _statics.faults(
+            self._contract, arguments, self._ledger.limits.max_static_bytes
+        )
+        if faults:
+            # All violations of a call come at once, those of sound leaves too.
+            broken = {(fault.parameter, fault.path) for fault in faults}
+            sound = [i for i in checked.items if (i.parameter, i.path) not in broken]
+            raise self._refused(faults + _values.faults(sound), checked)
+        return checked
+
+    def examined(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method such as ``lower`` behind the same contract."""
+
+        @functools.wraps(method)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bound = self._contract.signature.bind(*args, **kwargs)
+                self.examine(dict(bound.arguments))
+                return method(*args, **kwargs)
+            except BaseException as error:
+                _jax.without_own_frames(error)
+                raise
+
+        return checked
+
+    def check_values(self, *values: Any) -> None:
+        """Refuses a call of a known signature whose elements break a value rule.
 
         Raises:
             ContractError: With the number of elements, never the elements.
         """
-        ruled = {name: values[i] for i, name in self._ruled if values[i] is not ABSENT}
+        self._check_values(self._given(values), on_host=False)
+
+    def _given(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        pairs = zip(self._names, values, strict=True)
+        return {name: value for name, value in pairs if value is not ABSENT}
+
+    def _check_values(self, arguments: dict[str, Any], *, on_host: bool) -> None:
+        ruled = {n: arguments[n] for n in self._ruled if n in arguments}
         if not ruled or self._values_hold(ruled, on_host=on_host):
             return
         checked = _check.matched(self._contract, ruled)
@@ -142,15 +183,6 @@ class Gate:
             else:
                 args.append(arguments[p.name])
         return tuple(args), kwargs
-
-    def _admit(self, values: tuple[Any, ...], *, cast: bool) -> None:
-        if cast:
-            return
-        token = self._token(values)
-        if token is not None:
-            if len(self.admitted) >= _MAX_ADMITTED:
-                self.admitted.clear()
-            self.admitted.add(token)
 
     def _token(self, values: tuple[Any, ...]) -> Hashable | None:
         parts = []
@@ -211,7 +243,8 @@ def write(gate: Gate, contract: Contract, call: Callable[..., Any]) -> Any:
     source = _source(parameters, body, tokens, checks_values=bool(contract.ruled))
     code = compile(source, f"{_jax.GENERATED} {contract.function}>", "exec")
     exec(code, namespace)  # noqa: S102  the text above is ours; names are identifiers
-    return namespace["_sj_gate"]
+    # Popped: a function among its own globals would outlive its last user.
+    return namespace.pop("_sj_gate")
 
 
 def _token_lines(name: str, token: str, *, inline: bool) -> list[str]:

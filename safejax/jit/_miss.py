@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,8 @@ class CacheMiss:
         self._ledger = ledger
         self._restore = restore
         self._statics = _jax.static_arguments(jitted)
-        self._name: str = getattr(jitted, "__name__", "") or ledger.name
+        # As JAX spells the name of a function in the name of a module.
+        self._name = re.sub(r"[^\w.-]", "_", ledger.name).strip("_")
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -36,7 +38,7 @@ class CacheMiss:
             if not _jax.at_top_level():
                 return self._transformed(args, kwargs)
             key = _jax.signature(args, kwargs, *self._statics)
-            if key is None or self._ledger.is_known(key):
+            if key is None or self._ledger.is_known(key) or _jax.tracing_forbidden():
                 return self._known(key, args, kwargs)
             return self._new(key, args, kwargs)
         except BaseException as error:
@@ -68,7 +70,7 @@ class CacheMiss:
             start = time.perf_counter()
             # Traced apart, so that what the user's function compiles while it is
             # traced is not charged to it. JAX keeps the trace for the next line.
-            self._jitted.trace(*args, **kwargs)
+            _jax.trace(self._jitted, args, kwargs)
             self._ledger.add_trace_time(time.perf_counter() - start)
             with _jax.compiling_for(admission):
                 result = self._handler(*args, **kwargs)

@@ -31,6 +31,7 @@ class Controls:
         self._jitted = jitted
         self._cache = cache
         self._ledger = ledger
+        self._statics = _jax.static_arguments(jitted)
 
     def stats(self) -> Stats:
         """Counts, sizes and times of this function's programs."""
@@ -39,8 +40,7 @@ class Controls:
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """As ``jax.jit(f).trace``; what is compiled from it counts here."""
         try:
-            traced = self._jitted.trace(*args, **kwargs)
-            return _jax.owned_traced(traced, Admission(self._ledger, None))
+            return self._traced(args, kwargs)
         except BaseException as error:
             _jax.without_own_frames(error)
             raise
@@ -48,7 +48,7 @@ class Controls:
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """As ``jax.jit(f).lower``; what is compiled from it counts here."""
         try:
-            return self.trace(*args, **kwargs).lower()
+            return self._traced(args, kwargs).lower()
         except BaseException as error:
             _jax.without_own_frames(error)
             raise
@@ -57,7 +57,13 @@ class Controls:
         """Frees the programs and traces of this function."""
         self._ledger.forget()
         self._cache.clear()
-        self._jitted.clear_cache()
+        type(self._jitted).clear_cache(self._jitted)
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        traced = _jax.trace(self._jitted, args, kwargs)
+        # With the key, so that a call with these shapes is known once compiled.
+        key = _jax.signature(args, kwargs, *self._statics)
+        return _jax.owned_traced(traced, Admission(self._ledger, key))
 
 
 def plain_jit(
@@ -88,12 +94,8 @@ def plain_jit(
     )
     rebuilt = _jax.with_cache_miss(jitted, miss, cache)
     controls = Controls(jitted, cache, ledger)
-    rebuilt.__dict__.update(
-        stats=controls.stats,
-        trace=controls.trace,
-        lower=controls.lower,
-        clear_cache=controls.clear_cache,
-    )
+    names = ("clear_cache", "lower", "stats", "trace")
+    _jax.add_methods(rebuilt, {name: getattr(controls, name) for name in names})
     return rebuilt, ledger
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from typing_extensions import override
 
@@ -14,20 +14,45 @@ from safejax.compile._ledger import Ledger
 from safejax.contract import _contract, _values
 from safejax.contract._contract import Contract
 from safejax.jit import _evict, _gate
-from safejax.jit._plain import Controls, ledger_for, name_of, plain_jit
+from safejax.jit._plain import name_of, plain_jit
 from safejax.jit._stats import Stats, stats_of
 from safejax.limits import Limits
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 
 
 class SafeJitFunction(Protocol[P, R_co]):
-    """What :func:`safe_jit` returns: ``jax.jit``'s methods, and :meth:`stats`."""
+    """What :func:`safe_jit` returns: ``jax.jit``'s methods, and :meth:`stats`.
+
+    Example:
+        >>> import safejax
+        >>> double = safejax.safe_jit(lambda x: 2 * x)
+        >>> double.lower(1.0).compile()(1.0)
+        Array(2., dtype=float32, weak_type=True)
+    """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Calls the compiled function."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> SafeJitFunction[P, R_co]: ...
+
+    @overload
+    def __get__(
+        self: SafeJitFunction[Concatenate[Any, Q], R_co],
+        instance: object,
+        owner: type[Any] | None = None,
+    ) -> SafeJitFunction[Q, R_co]: ...
+
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        """Binds as a method."""
+
+    @property
+    def __wrapped__(self) -> Callable[P, R_co]:
+        """The function as it was given."""
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """As ``jax.jit(f).lower``; what is compiled from it counts."""
@@ -146,7 +171,13 @@ def safe_jit(
         limits=limits,
         options=jit_options,
     )
-    return decorate if fun is _NOT_GIVEN else decorate(fun)
+    if fun is _NOT_GIVEN:
+        return decorate
+    try:
+        return decorate(fun)
+    except BaseException as error:
+        _jax.without_own_frames(error)
+        raise
 
 
 def _decorated(
@@ -158,58 +189,49 @@ def _decorated(
     limits: Limits,
     options: dict[str, Any],
 ) -> Any:
-    if contract is None and limits.on_limit == "raise":
-        if dims is not None:
-            raise _contract.malformed(name_of(fun), "dims= without contract=")
-        return plain_jit(fun, limits, options)[0]
-    jitted = _jax.jax_jit_function(fun, **options)
-    statics = _jax.static_arguments(jitted)
+    function = name_of(fun)
     if contract is None:
-        call, ledger, clear = _callee(fun, fun, jitted, limits, options)
-        return _finished(_passing(call), fun, jitted, ledger, clear)
+        if dims is not None:
+            raise _contract.malformed(function, "dims= without contract=")
+        if limits.on_limit == "raise":
+            return plain_jit(fun, limits, options)[0]
+        return _evicting(fun, limits, options)
+    statics = _jax.static_arguments(_jax.jax_jit_function(fun, **options))
     understood = _contract.build(
         fun,
         contract,
-        function=name_of(fun),
+        function=function,
         dims=dims,
         on_dtype=on_dtype,
         static_names=_static_names(fun, statics),
         constraints_of=_jax.explicit_constraints,
     )
-    call, ledger, clear = _callee(
-        fun, _sanitised(fun, understood), jitted, limits, options
+    traced = _sanitised(fun, understood)
+    call, ledger = (
+        plain_jit(traced, limits, options)
+        if limits.on_limit == "raise"
+        else _slots(traced, limits, options)
     )
     gate = _gate.Gate(understood, call, ledger, statics)
     written = _gate.write(gate, understood, call)
-
-    def clear_all() -> None:
-        gate.admitted.clear()
-        clear()
-
-    return _finished(written, fun, jitted, ledger, clear_all, gate)
+    return _finished(written, fun, call, ledger, gate)
 
 
-def _callee(
-    fun: Any, traced: Any, jitted: Any, limits: Limits, options: dict[str, Any]
-) -> tuple[Any, Ledger, Callable[[], None]]:
-    """What a gate calls, whose ledger counts it, and how it is emptied."""
-    if limits.on_limit == "raise":
-        call, ledger = plain_jit(traced, limits, options)
-        return call, ledger, call.clear_cache
-    # Each wrapper evicts from its own slots, so each has its own account.
-    ledger = ledger_for(_evict.clone(fun), limits, jitted)
+def _slots(
+    fun: Any, limits: Limits, options: dict[str, Any]
+) -> tuple[_evict.Slots, Ledger]:
+    slots = _evict.Slots(fun, limits, options)
+    return slots, slots.ledger
 
-    def make() -> Any:
-        return plain_jit(_evict.clone(traced), limits, options, ledger)[0]
 
-    slots = _evict.Slots(make, ledger, _jax.static_arguments(make()))
-    ledger.evict = slots.evict
+def _evicting(fun: Any, limits: Limits, options: dict[str, Any]) -> Any:
+    slots, ledger = _slots(fun, limits, options)
 
-    def clear() -> None:
-        ledger.forget()
-        slots.clear()
+    # A function and not the object, so that it binds as a method.
+    def evicting(*args: Any, **kwargs: Any) -> Any:
+        return slots(*args, **kwargs)
 
-    return slots, ledger, clear
+    return _finished(evicting, fun, slots, ledger, None)
 
 
 def _sanitised(fun: Any, contract: Contract) -> Any:
@@ -238,34 +260,31 @@ def _static_names(
     return [*dict.fromkeys([*by_number, *names])]
 
 
-def _passing(call: Any) -> Any:
-    def passing(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    return passing
-
-
 def _finished(
-    written: Any,
-    fun: Any,
-    jitted: Any,
-    ledger: Ledger,
-    clear: Callable[[], None],
-    gate: _gate.Gate | None = None,
+    written: Any, fun: Any, call: Any, ledger: Ledger, gate: _gate.Gate | None
 ) -> Any:
     """Gives a written-out function the name, docs and methods of a jitted one."""
     functools.update_wrapper(written, fun)
-    controls = Controls(jitted, None, ledger)
+    jitted = call.shared if isinstance(call, _evict.Slots) else call
+    methods = {name: getattr(jitted, name) for name in ("trace", "lower", "eval_shape")}
+    if gate is not None:
+        methods = {name: gate.examined(method) for name, method in methods.items()}
 
     def stats() -> Stats:
         """Counts, sizes and times of this function's programs."""
         return stats_of(ledger, violations=gate.violations if gate else 0)
 
-    written.__dict__.update(
-        stats=stats,
-        clear_cache=clear,
-        trace=controls.trace,
-        lower=controls.lower,
-        eval_shape=jitted.eval_shape,
-    )
+    def clear_cache() -> None:
+        """Frees the programs and traces of this function."""
+        if gate is not None:
+            gate.admitted.clear()
+        call.clear_cache()
+
+    methods |= {"stats": stats, "clear_cache": clear_cache}
+    _jax.add_methods(written, methods)
     return written
+
+
+# The name users know them by, in messages and pickles.
+SafeJitFunction.__module__ = "safejax"
+safe_jit.__module__ = "safejax"

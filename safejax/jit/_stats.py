@@ -58,3 +58,7 @@ def stats_of(ledger: Ledger, *, violations: int = 0) -> Stats:
         trace_s=counts.trace_s,
         compile_s=counts.compile_s,
     )
+
+
+# The name users know them by, in messages and pickles.
+Stats.__module__ = "safejax"
