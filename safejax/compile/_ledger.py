@@ -123,10 +123,6 @@ class Ledger:
 
     # --- admitting ----------------------------------------------------------------
 
-    def admission(self, key: _jax.Signature | None) -> Admission:
-        """One call that may compile; ``None`` where it has no signature of its own."""
-        return Admission(self, key)
-
     def enter(self, key: _jax.Signature) -> bool:
         """Starts a call; true if it is the first with this key, and reserves for it.
 

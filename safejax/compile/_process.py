@@ -26,7 +26,6 @@ class Process:
         self.limits = ProcessLimits()
         self.programs: dict[int, Owned] = {}
         self.reserved = 0
-        self.refused = 0
 
     def forget(self, program_id: int) -> None:
         """Drops a program whose address now belongs to another one."""

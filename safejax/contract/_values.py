@@ -8,7 +8,9 @@ user's program and never waits for the device.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +20,14 @@ import numpy as np
 from safejax import _jax
 from safejax.contract._check import Fault, Item
 from safejax.contract._contract import is_leaf
+from safejax.contract._dtypes import kind_of
 from safejax.contract._spec import Spec
 
 # Elements looked at together: 64 Ki floats stay in the cache between the two looks.
 _BLOCK = 65_536
+_NUMBERS = ("bool", "int", "float", "complex")
+_SCALARS = (bool, int, float, complex)
+_VALUES = (np.ndarray, np.generic, jax.Array, *_SCALARS)
 
 
 class Rules(NamedTuple):
@@ -60,12 +66,15 @@ def hold(leaves: Sequence[tuple[Spec, Any]], *, on_host: bool) -> bool:
         if not _is_ruled(spec, leaf):
             continue
         if isinstance(leaf, jax.Array) and not on_host:
-            on_device.append((rules_of(spec), leaf))
+            on_device.append((_exact(rules_of(spec), leaf.dtype), leaf))
         elif host_count(np.asarray(leaf), rules_of(spec)):
             return False
     if not on_device:
         return True
     rules, arrays = zip(*on_device, strict=True)
+    if not _jax.at_top_level():
+        # An outer trace would turn the answer into a part of its own program.
+        return not any(map(_host_count, map(np.asarray, arrays), rules))
     return bool(_all_hold(arrays, rules))
 
 
@@ -90,16 +99,40 @@ def _is_ruled(spec: Spec, leaf: Any) -> bool:
         spec.has_value_rules
         and spec.on_violation == "raise"
         and not isinstance(leaf, (_jax.Tracer, jax.ShapeDtypeStruct))
+        and isinstance(leaf, _VALUES)
+        and (isinstance(leaf, _SCALARS) or _is_number(leaf.dtype))
     )
+
+
+def _is_number(dtype: Any) -> bool:
+    # NumPy's own dtypes at once; asking JAX takes microseconds.
+    return getattr(dtype, "kind", "") in "biufc" or kind_of(dtype) in _NUMBERS
 
 
 def host_count(array: Any, rules: Rules) -> int:
-    """How many elements of a NumPy array break the rules; 0 after a single pass."""
+    """How many elements of a NumPy array break the rules; 0 after a single pass.
+
+    Where JAX would narrow the dtype, the narrowed elements count as well: 1e300 is
+    finite for the caller and infinite for the program (T4, T5).
+    """
+    dtype = array.dtype
+    bad = _host_count(array, _exact(rules, dtype))
+    if bad or dtype.itemsize < 8 or _jax.x64_enabled():
+        return bad
+    narrow = jax.dtypes.canonicalize_dtype(dtype)
+    if narrow == dtype:
+        return bad
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _host_count(array.astype(narrow), _exact(rules, narrow))
+
+
+def _host_count(array: Any, rules: Rules) -> int:
     flat = array.reshape(-1)
-    return sum(
-        _block_count(flat[start : start + _BLOCK], rules)
-        for start in range(0, flat.size, _BLOCK)
-    )
+    with np.errstate(invalid="ignore"):  # a NaN is no reason to warn here
+        return sum(
+            _block_count(flat[start : start + _BLOCK], rules)
+            for start in range(0, flat.size, _BLOCK)
+        )
 
 
 def _block_count(block: Any, rules: Rules) -> int:
@@ -129,8 +162,91 @@ def _bad(xp: Any, x: Any, rules: Rules) -> Any:
     if rules.maximum is not None:
         good &= x <= rules.maximum
     if rules.one_of is not None:
-        good &= xp.isin(x, xp.asarray(rules.one_of))
+        good &= _is_one_of(xp, x, rules.one_of)
     return ~good
+
+
+def _is_one_of(xp: Any, x: Any, members: tuple[Any, ...]) -> Any:
+    if x.dtype.kind in "biufc":
+        return xp.isin(x, xp.asarray(members, x.dtype))
+    # NumPy does not sort the dtypes that JAX adds to it.
+    equal = (x == xp.asarray(member, x.dtype) for member in members)
+    return functools.reduce(operator.or_, equal, xp.zeros(x.shape, bool))
+
+
+@functools.lru_cache(maxsize=1024)
+def _exact(rules: Rules, dtype: Any) -> Rules:
+    """The rules with bounds that the dtype holds, so that none is rounded later.
+
+    NumPy and JAX convert a Python number differently where it does not fit; the host
+    and the device have to agree.
+    """
+    kind = kind_of(dtype)
+    one_of = rules.one_of
+    if one_of is not None:
+        one_of = tuple(m for m in map(_to(dtype, kind), one_of) if m is not None)
+    low, high = rules.minimum, rules.maximum
+    if kind == "float":
+        low = None if low is None else _rounded(low, dtype)
+        high = None if high is None else _rounded(high, dtype)
+    elif kind in ("int", "bool"):
+        least, most = _range(dtype)
+        low, one_of = _int_bound(low, math.ceil, least, most, one_of)
+        high, one_of = _int_bound(high, math.floor, least, most, one_of)
+    return Rules(low, high, rules.finite, one_of)
+
+
+def _int_bound(
+    bound: float | None,
+    towards: Callable[[float], int],
+    least: int,
+    most: int,
+    one_of: tuple[Any, ...] | None,
+) -> tuple[int | None, tuple[Any, ...] | None]:
+    """A bound for integers: the nearest one that the dtype has, or no value at all."""
+    if bound is None:
+        return None, one_of
+    upwards = towards is math.ceil
+    if math.isinf(bound) or not least <= towards(bound) <= most:
+        excludes_all = (bound > most) if upwards else (bound < least)
+        return None, () if excludes_all else one_of
+    return towards(bound), one_of
+
+
+def _range(dtype: Any) -> tuple[int, int]:
+    if kind_of(dtype) == "bool":
+        return 0, 1
+    info = jnp.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _rounded(value: float, dtype: Any) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.asarray(_float(value)).astype(dtype))
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _to(dtype: Any, kind: str | None) -> Callable[[Any], Any]:
+    """Converts a member of ``one_of`` to the dtype; ``None`` where it has no such."""
+
+    def convert(member: Any) -> Any:
+        if kind == "complex" and isinstance(member, (int, float, complex)):
+            return member
+        if not isinstance(member, (int, float)):
+            return None
+        if kind == "float":
+            return _rounded(member, dtype)
+        least, most = _range(dtype)
+        fits = least <= member <= most and member == int(member)
+        return int(member) if fits else None
+
+    return convert
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -156,9 +272,15 @@ def clipped(tree: Any, value: Any) -> Any:
 
 def _clip(spec: Spec, x: Any) -> Any:
     x = jnp.asarray(x)
-    low, high = spec.minimum, spec.maximum
-    if jnp.issubdtype(x.dtype, jnp.floating):
+    kind = kind_of(x.dtype)
+    if kind not in _NUMBERS:
+        return x
+    rules = _exact(rules_of(spec), x.dtype)
+    low, high = rules.minimum, rules.maximum
+    if kind in ("float", "complex"):
         x = jnp.nan_to_num(x, nan=0 if low is None else low, posinf=high, neginf=low)
+    if low is None and high is None:
+        return x
     return jnp.clip(
         x,
         None if low is None else jnp.asarray(low, x.dtype),
@@ -177,9 +299,9 @@ def cast(
         dtype = wanted.get((name, path))
         if dtype is None:
             return leaf
-        return (
-            leaf.astype(dtype) if hasattr(leaf, "astype") else np.asarray(leaf, dtype)
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            host = leaf if hasattr(leaf, "astype") else np.asarray(leaf)
+            return host.astype(dtype)
 
     return {
         name: jax.tree_util.tree_map_with_path(functools.partial(convert, name), value)

@@ -40,16 +40,18 @@ class Slots:
         return (Slots, self._made_of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        key = None
         try:
-            key = (
-                _jax.signature(args, kwargs, *self._statics)
-                if _jax.at_top_level()
-                else None
-            )
+            if _jax.at_top_level():
+                key = _jax.signature(args, kwargs, *self._statics)
             call = self.shared if key is None else self._slot(key)
             self._busy.key = key
             return call(*args, **kwargs)
         except BaseException as error:
+            if key is not None and not self.ledger.is_known(key):
+                # T3: what never became a program must not be kept.
+                with self._lock:
+                    self._slots.pop(key, None)
             _jax.without_own_frames(error)
             raise
 

@@ -84,8 +84,8 @@ class Gate:
             key = _jax.signature(args, kwargs, *self._statics)
             if key is not None:
                 self._ledger.refuse_if_full(key)
-            # From the host: what is refused here must not have made a program.
-            self._check_values(arguments, on_host=True)
+        # From the host: what is refused here must not have made a program.
+        self._check_values(arguments, on_host=True)
         # Made before the call, which may consume donated arguments.
         token = None if checked.casts else self._token(values)
         result = self._call(*args, **kwargs)
@@ -163,6 +163,7 @@ class Gate:
         self, faults: list[_check.Fault], checked: _check.Checked
     ) -> ContractError:
         self.violations += 1
+        faults = sorted(faults, key=lambda fault: self._names.index(fault.parameter))
         return _report.refusal(self._contract.function, faults, checked.sizes)
 
     def _forwarded(
