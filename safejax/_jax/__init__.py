@@ -16,7 +16,8 @@ from safejax._jax._dispatch import at_top_level as at_top_level
 from safejax._jax._dispatch import cache_miss as cache_miss
 from safejax._jax._dispatch import dispatch_cache as dispatch_cache
 from safejax._jax._dispatch import explicit_constraints as explicit_constraints
-from safejax._jax._dispatch import jax_jit_function as jax_jit_function
+from safejax._jax._dispatch import jitted as jitted
+from safejax._jax._dispatch import module_name as module_name
 from safejax._jax._dispatch import signature as signature
 from safejax._jax._dispatch import static_arguments as static_arguments
 from safejax._jax._dispatch import trace as trace

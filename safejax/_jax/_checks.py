@@ -11,7 +11,7 @@ import jax
 from jax._src import compiler, config, core
 from jax._src.lib import _jax, jax_jit  # type: ignore[attr-defined]
 
-from safejax._jax._dispatch import jax_jit_function
+from safejax._jax._dispatch import jitted
 from safejax.errors import SafeJaxError
 
 _PJIT_STATE = (
@@ -44,7 +44,7 @@ def check() -> None:
 
 
 def _self_checks() -> Iterator[tuple[str, bool]]:
-    probe: Any = jax_jit_function(lambda: None)
+    probe: Any = jitted(lambda: None, {})
     state = probe.__getstate__()
     yield "PjitFunction.__getstate__", all(name in state for name in _PJIT_STATE)
     yield "PjitFunction._cache_miss", callable(getattr(probe, "_cache_miss", None))

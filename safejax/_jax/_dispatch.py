@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
+import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +16,7 @@ from jax._src.lib import _jax, jax_jit  # type: ignore[attr-defined]
 from typing_extensions import override
 
 # Captured: programs exist that put safe_jit in the place of jax.jit.
-jax_jit_function = jax.jit
+_jit: Callable[..., Any] = jax.jit
 
 ArrayImpl: type = _jax.ArrayImpl
 Tracer: type = core.Tracer
@@ -40,6 +43,28 @@ class Signature(NamedTuple):
     arguments: Any
     avals: tuple[Any, ...]
     context: Any
+
+
+def jitted(fun: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """``jax.jit(fun, **options)``, its warnings pointing at our caller's caller."""
+    if options.keys().isdisjoint(("backend", "device")):
+        return _jit(fun, **options)
+    deprecations: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as deprecations:
+            warnings.simplefilter("always")
+            return _jit(fun, **options)
+    finally:
+        for warning in deprecations:
+            warnings.warn(warning.message, warning.category, stacklevel=_outer_level())
+
+
+def _outer_level() -> int:
+    """The stack level of the first frame outside this package, for our caller."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def dispatch_cache(fun: Callable[..., Any]) -> Any:
@@ -120,6 +145,12 @@ def static_arguments(jitted: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Positions and names of the static arguments, as JAX resolved them."""
     state = jitted.__getstate__()
     return tuple(state["static_argnums"]), tuple(state["static_argnames"])
+
+
+def module_name(jitted: Any) -> str:
+    """How JAX names the modules of this function, without underscores at the ends."""
+    name = jitted.__getstate__()["function_name"]
+    return re.sub(r"[^\w.-]", "_", f"jit_{name}").strip("_")
 
 
 def trace(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -59,16 +59,17 @@ _traced_owners: weakref.WeakKeyDictionary[Any, CompileOwner] = (
 
 
 @contextlib.contextmanager
-def compiling_for(owner: CompileOwner, *, only: str | None = None) -> Iterator[None]:
+def compiling_for(owner: CompileOwner, module: str) -> Iterator[None]:
     """Charges the compilations of this thread to ``owner`` while the block runs.
 
     Args:
         owner: Who answers for them.
-        only: Charge only modules whose name contains this; used under transformations,
-            where a user's function may compile other programs while it is traced.
+        module: Name of the modules to charge. Others are not the function's: JAX makes
+            programs of its own, to reshard an input for example, and under a
+            transformation a user's function may compile while it is traced.
     """
     before = getattr(_current, "owner", None)
-    _current.owner = (owner, only)
+    _current.owner = (owner, module)
     try:
         yield
     finally:
@@ -124,15 +125,11 @@ def _owner_of(computation: Any) -> CompileOwner | None:
     owner = _module_owners.get(computation)
     if owner is not None:
         return owner
-    current: tuple[CompileOwner, str | None] | None = getattr(_current, "owner", None)
+    current: tuple[CompileOwner, str] | None = getattr(_current, "owner", None)
     if current is None:
         return None
-    owner, only = current
-    if only is not None and only not in str(
-        computation.operation.attributes["sym_name"]
-    ):
-        return None
-    return owner
+    name = str(computation.operation.attributes["sym_name"]).strip('"')
+    return current[0] if name.strip("_") == current[1] else None
 
 
 def live_program_ids(clients: Sequence[Any]) -> set[int]:
@@ -176,6 +173,12 @@ class _OwnedTraced(stages.Traced):
             with contextlib.suppress(AttributeError, TypeError):
                 _module_owners[vars(lowered._lowering)["_hlo"]] = owner
         return lowered
+
+
+# Users see the type of jax.jit(f).trace(...).
+_OwnedTraced.__name__ = stages.Traced.__name__
+_OwnedTraced.__qualname__ = stages.Traced.__qualname__
+_OwnedTraced.__module__ = stages.Traced.__module__
 
 
 def owned_traced(traced: Any, owner: CompileOwner) -> Any:

@@ -67,7 +67,7 @@ class Ledger:
         self._known: OrderedDict[_jax.Signature, None] = OrderedDict()
         self._in_flight: dict[_jax.Signature, int] = {}
         self._reserved = 0
-        self._history: deque[_jax.Signature] = deque(maxlen=_HISTORY)
+        self._history: deque[_rows.Outline] = deque(maxlen=_HISTORY)
         self._warned = False
         self._compiles = self._refused = self._evicted = 0
         self._trace_s = self._compile_s = 0.0
@@ -198,6 +198,7 @@ class Ledger:
         """Forgets the signatures; programs that survive elsewhere stay counted."""
         with process.changed:
             self._known.clear()
+            self._history.clear()
             self._warned = False
 
     def forget_key(self, key: _jax.Signature) -> None:
@@ -210,7 +211,7 @@ class Ledger:
 
     def _remember(self, key: _jax.Signature) -> None:
         if key not in self._known:
-            self._history.append(key)
+            self._history.append(_rows.outline(key))
         self._known[key] = None
         while len(self._known) > max(64, 4 * self.limits.max_compiles):
             self._known.popitem(last=False)
@@ -235,15 +236,16 @@ class Ledger:
     def _refusal(self, key: _jax.Signature | None) -> CompileLimitError:
         self._refused += 1
         if key is not None:
-            self._history.append(key)
-        known, history = tuple(self._known), tuple(self._history)
+            self._history.append(_rows.outline(key))
+        known, history = map(_rows.outline, self._known), tuple(self._history)
+        new, others = (None if key is None else _rows.outline(key)), tuple(known)
         limit, name, live = self.limits.max_compiles, self.name, len(self._mine())
 
         def difference() -> list[str]:
-            if key is None:
+            if new is None:
                 return []
             return _explain.difference(
-                self._rows(key), [self._rows(other) for other in known]
+                self._rows(new), [self._rows(other) for other in others]
             )
 
         def message() -> str:
@@ -278,11 +280,11 @@ class Ledger:
             hint="free programs with clear_cache(), or set_process_limits() higher",
         )
 
-    def _advice(self, history: tuple[_jax.Signature, ...]) -> str:
-        return _explain.advice([self._rows(key) for key in history])
+    def _advice(self, history: tuple[_rows.Outline, ...]) -> str:
+        return _explain.advice([self._rows(seen) for seen in history])
 
-    def _rows(self, key: _jax.Signature) -> list[_rows.Row]:
-        return _rows.rows(key, self.parameters, self.static_argnums)
+    def _rows(self, seen: _rows.Outline) -> list[_rows.Row]:
+        return _rows.rows(seen, self.parameters, self.static_argnums)
 
 
 class Admission:

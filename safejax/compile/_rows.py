@@ -17,40 +17,67 @@ class Row(NamedTuple):
         path: Where, as in ``params['w']``.
         shape: The shape, or ``None`` for a static argument.
         kind: The dtype, or the type of a static value.
-        static: The static value, to compare with; never to print (T8).
+        static: The hash of a static value, to compare with.
     """
 
     path: str
     shape: tuple[Any, ...] | None
     kind: str
-    static: Any = None
+    static: int = 0
+
+
+class Outline(NamedTuple):
+    """A signature without its static values, which histories must not keep alive.
+
+    Attributes:
+        treedefs: The structure of every argument that is not static.
+        keywords: The names of those passed by keyword, which come last.
+        statics: Type and hash of every static value.
+        static_keywords: The names of those passed by keyword, which come last.
+        avals: Shape, dtype and weak type of every array leaf.
+    """
+
+    treedefs: tuple[Any, ...]
+    keywords: tuple[str, ...]
+    statics: tuple[tuple[str, int], ...]
+    static_keywords: tuple[str, ...]
+    avals: tuple[Any, ...]
+
+
+def outline(key: Signature) -> Outline:
+    """What may be remembered of a signature."""
+    arguments = key.arguments
+    return Outline(
+        tuple(arguments.dynamic_arg_treedefs),
+        tuple(arguments.dynamic_arg_names),
+        tuple((type(v).__name__, hash(v)) for v in arguments.static_args),
+        tuple(arguments.static_arg_names),
+        key.avals,
+    )
 
 
 def rows(
-    key: Signature, parameters: Sequence[str], static_argnums: Sequence[int]
+    seen: Outline, parameters: Sequence[str], static_argnums: Sequence[int]
 ) -> list[Row]:
     """A signature as rows for messages."""
-    arguments = key.arguments
-    treedefs = list(arguments.dynamic_arg_treedefs)
-    keywords = list(arguments.dynamic_arg_names)
-    statics = list(arguments.static_args)
-    static_keywords = list(arguments.static_arg_names)
-    positional = len(treedefs) - len(keywords)
-    total = positional + len(statics) - len(static_keywords)
+    positional = len(seen.treedefs) - len(seen.keywords)
+    total = positional + len(seen.statics) - len(seen.static_keywords)
     fixed = {n % total for n in static_argnums} if total else set()
     names = [
         parameters[i] if i < len(parameters) else f"args[{i}]" for i in range(total)
     ]
-    avals = iter(key.avals)
+    avals = iter(seen.avals)
     found: list[Row] = []
     dynamic = [n for i, n in enumerate(names) if i not in fixed]
-    for name, treedef in zip([*dynamic, *keywords], treedefs, strict=False):
+    for name, treedef in zip([*dynamic, *seen.keywords], seen.treedefs, strict=False):
         leaves = [next(avals) for _ in range(treedef.num_leaves)]
         found += _named_leaves(name, treedef, leaves)
     static = [n for i, n in enumerate(names) if i in fixed]
     found += [
-        Row(name, None, type(value).__name__, value)
-        for name, value in zip([*static, *static_keywords], statics, strict=False)
+        Row(name, None, kind, hashed)
+        for name, (kind, hashed) in zip(
+            [*static, *seen.static_keywords], seen.statics, strict=False
+        )
     ]
     return found
 

@@ -17,9 +17,9 @@ from safejax.contract._contract import Contract, Path
 from safejax.contract._dims import Constraint, DimError, Expr
 from safejax.contract._spec import ANONYMOUS, Spec
 
-
 _SCALARS = (bool, int, float, complex)
 # What is known to be a leaf without asking JAX.
+_WITH_AVAL = (_jax.ArrayImpl, jax.Array, jax.Ref)
 _LEAVES = (_jax.ArrayImpl, np.ndarray, *_SCALARS)
 
 
@@ -112,9 +112,13 @@ def check(contract: Contract, arguments: Mapping[str, Any]) -> Checked:
 def matched(contract: Contract, arguments: Mapping[str, Any]) -> Checked:
     """Pairs leaves with specs and compares the structure, nothing more."""
     checked = Checked([], [], [], Sizes())
-    for name, tree in contract.trees.items():
-        if name in arguments and name not in contract.statics:
-            _match(tree, name, (), arguments[name], checked)
+    for name in contract.signature.parameters:
+        if (
+            name in contract.trees
+            and name in arguments
+            and name not in contract.statics
+        ):
+            _match(contract.trees[name], name, (), arguments[name], checked)
     return checked
 
 
@@ -165,9 +169,12 @@ def children(node: Any) -> dict[Any, Any]:
 
 def kind_of(leaf: Any) -> Kind | None:
     """What a leaf is, or ``None`` where JAX takes no such thing as an array."""
-    aval = getattr(leaf, "aval", None)
-    if aval is not None and hasattr(aval, "dtype"):
+    # What only says that it is an array is none: JAX would trace it, then fail.
+    if leaf.__class__ is type(leaf) and isinstance(leaf, _WITH_AVAL):
+        aval = leaf.aval
         return Kind(aval.shape, aval.dtype, getattr(aval, "weak_type", False), "JAX")
+    if isinstance(leaf, np.ma.MaskedArray):
+        return None  # T5: JAX would use the masked elements, where it does not refuse
     if isinstance(leaf, (np.ndarray, np.generic)):
         return Kind(leaf.shape, leaf.dtype, weak_type=False, source="NumPy")
     if isinstance(leaf, _SCALARS):

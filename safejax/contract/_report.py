@@ -13,7 +13,6 @@ from safejax.contract._contract import Path
 from safejax.contract._spec import ANONYMOUS, Spec
 from safejax.errors import ContractError, Violation
 
-
 _MAX_KEYS = 8
 
 

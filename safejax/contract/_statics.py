@@ -57,7 +57,9 @@ def _holds_nan(value: Any) -> bool:
         return any(map(_holds_nan, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return any(_holds_nan(getattr(value, f.name, None)) for f in fields if f.compare)
+        return any(
+            _holds_nan(getattr(value, f.name, None)) for f in fields if f.compare
+        )
     return bool(value != value)  # noqa: PLR0124
 
 

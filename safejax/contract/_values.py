@@ -25,6 +25,7 @@ from safejax.contract._spec import Spec
 
 # Elements looked at together: 64 Ki floats stay in the cache between the two looks.
 _BLOCK = 65_536
+_iinfo: Callable[[Any], Any] = jnp.iinfo
 _NUMBERS = ("bool", "int", "float", "complex")
 _SCALARS = (bool, int, float, complex)
 _VALUES = (np.ndarray, np.generic, jax.Array, *_SCALARS)
@@ -216,7 +217,7 @@ def _int_bound(
 def _range(dtype: Any) -> tuple[int, int]:
     if kind_of(dtype) == "bool":
         return 0, 1
-    info = jnp.iinfo(dtype)
+    info = _iinfo(dtype)
     return int(info.min), int(info.max)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +25,7 @@ class CacheMiss:
         self._ledger = ledger
         self._restore = restore
         self._statics = _jax.static_arguments(jitted)
-        # As JAX spells the name of a function in the name of a module.
-        self._name = re.sub(r"[^\w.-]", "_", ledger.name).strip("_")
+        self._module = _jax.module_name(jitted)
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,14 +47,14 @@ class CacheMiss:
         # An outer jit compiles the whole and answers for it; vmap or grad outside of
         # any jit compile here, under our name.
         admission = Admission(self._ledger, None)
-        with _jax.compiling_for(admission, only=self._name):
+        with _jax.compiling_for(admission, self._module):
             return self._handler(*args, **kwargs)
 
     def _known(
         self, key: _jax.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         # No new trace, but a committed input or a sharding can still need a program.
-        with _jax.compiling_for(Admission(self._ledger, key)):
+        with _jax.compiling_for(Admission(self._ledger, key), self._module):
             return self._handler(*args, **kwargs)
 
     def _new(
@@ -72,7 +70,7 @@ class CacheMiss:
             # traced is not charged to it. JAX keeps the trace for the next line.
             _jax.trace(self._jitted, args, kwargs)
             self._ledger.add_trace_time(time.perf_counter() - start)
-            with _jax.compiling_for(admission):
+            with _jax.compiling_for(admission, self._module):
                 result = self._handler(*args, **kwargs)
             done = True
         finally:

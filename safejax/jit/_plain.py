@@ -85,7 +85,7 @@ def plain_jit(
     """
     _jax.check()
     _jax.install_compile_hook(process.forget)
-    jitted = _jax.jax_jit_function(fun, **options)
+    jitted = _jax.jitted(fun, options)
     if ledger is None:
         ledger = ledger_for(fun, limits, jitted)
     cache = _jax.dispatch_cache(fun)

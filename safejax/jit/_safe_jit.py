@@ -196,7 +196,7 @@ def _decorated(
         if limits.on_limit == "raise":
             return plain_jit(fun, limits, options)[0]
         return _evicting(fun, limits, options)
-    statics = _jax.static_arguments(_jax.jax_jit_function(fun, **options))
+    statics = _jax.static_arguments(_jax.jitted(fun, options))
     understood = _contract.build(
         fun,
         contract,
