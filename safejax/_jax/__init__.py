@@ -12,6 +12,7 @@ from safejax._jax._dispatch import ArrayImpl as ArrayImpl
 from safejax._jax._dispatch import Signature as Signature
 from safejax._jax._dispatch import Tracer as Tracer
 from safejax._jax._dispatch import add_methods as add_methods
+from safejax._jax._dispatch import array_aval as array_aval
 from safejax._jax._dispatch import at_top_level as at_top_level
 from safejax._jax._dispatch import cache_miss as cache_miss
 from safejax._jax._dispatch import dispatch_cache as dispatch_cache

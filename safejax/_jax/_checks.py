@@ -11,7 +11,7 @@ import jax
 from jax._src import compiler, config, core
 from jax._src.lib import _jax, jax_jit  # type: ignore[attr-defined]
 
-from safejax._jax._dispatch import jitted
+from safejax._jax._dispatch import array_aval, jitted
 from safejax.errors import SafeJaxError
 
 _PJIT_STATE = (
@@ -48,6 +48,7 @@ def _self_checks() -> Iterator[tuple[str, bool]]:
     state = probe.__getstate__()
     yield "PjitFunction.__getstate__", all(name in state for name in _PJIT_STATE)
     yield "PjitFunction._cache_miss", callable(getattr(probe, "_cache_miss", None))
+    yield "ArrayImpl.aval", callable(array_aval)
     yield "PjitFunctionCache", hasattr(_jax, "PjitFunctionCache")
     hook = getattr(compiler, "compile_or_get_cached", None)
     parameters = tuple(inspect.signature(hook).parameters) if hook else ()

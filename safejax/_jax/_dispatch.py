@@ -18,8 +18,10 @@ from typing_extensions import override
 # Captured: programs exist that put safe_jit in the place of jax.jit.
 _jit: Callable[..., Any] = jax.jit
 
-ArrayImpl: type = _jax.ArrayImpl
-Tracer: type = core.Tracer
+ArrayImpl: Any = _jax.ArrayImpl
+Tracer: Any = core.Tracer
+# Reads the aval of an array of JAX, and of nothing that only looks like one.
+array_aval: Any = getattr(vars(ArrayImpl).get("aval"), "fget", None)
 
 # File name of the functions that safejax generates.
 GENERATED = "<safejax"
@@ -38,11 +40,15 @@ class Signature(NamedTuple):
         arguments: Tree structures, keyword names and static values of the call.
         avals: Shape, dtype and weak type of every array leaf, in order.
         context: The configuration and mesh that are part of JAX's own key.
+        treedefs: The structure of every argument that is not static, in words of our
+            own: what ``arguments`` hands out is emptied when the garbage collector
+            takes it, and with it the key (seen in jaxlib 0.10.2).
     """
 
     arguments: Any
     avals: tuple[Any, ...]
     context: Any
+    treedefs: tuple[Any, ...]
 
 
 def jitted(fun: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -147,6 +153,18 @@ def static_arguments(jitted: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     return tuple(state["static_argnums"]), tuple(state["static_argnames"])
 
 
+def _structures(
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    static_argnums: Sequence[int],
+    static_argnames: Sequence[str],
+) -> tuple[Any, ...]:
+    fixed = {n if n >= 0 else n + len(args) for n in static_argnums}
+    dynamic = [arg for i, arg in enumerate(args) if i not in fixed]
+    dynamic += [kwargs[n] for n in sorted(kwargs) if n not in static_argnames]
+    return tuple(map(jax.tree.structure, dynamic))
+
+
 def module_name(jitted: Any) -> str:
     """How JAX names the modules of this function, without underscores at the ends."""
     name = jitted.__getstate__()["function_name"]
@@ -195,7 +213,9 @@ def signature(
         )
         avals = tuple(map(core.shaped_abstractify, leaves))
         mesh = pjit.get_ctx_mesh(use_resource_env=False)  # type: ignore[no-untyped-call]
-        key = Signature(arguments, avals, (config.trace_context(), mesh))
+        context = (config.trace_context(), mesh)
+        treedefs = _structures(args, kwargs, static_argnums, static_argnames)
+        key = Signature(arguments, avals, context, treedefs)
         hash(key)
     except (TypeError, ValueError, OverflowError, AttributeError):
         return None

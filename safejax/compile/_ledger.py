@@ -237,15 +237,15 @@ class Ledger:
         self._refused += 1
         if key is not None:
             self._history.append(_rows.outline(key))
-        known, history = map(_rows.outline, self._known), tuple(self._history)
-        new, others = (None if key is None else _rows.outline(key)), tuple(known)
+        known, history = tuple(self._known), tuple(self._history)
+        new = None if key is None else _rows.outline(key)
         limit, name, live = self.limits.max_compiles, self.name, len(self._mine())
 
         def difference() -> list[str]:
             if new is None:
                 return []
             return _explain.difference(
-                self._rows(new), [self._rows(other) for other in others]
+                self._rows(new), [self._rows(_rows.outline(k)) for k in known]
             )
 
         def message() -> str:

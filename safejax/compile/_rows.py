@@ -48,7 +48,7 @@ def outline(key: Signature) -> Outline:
     """What may be remembered of a signature."""
     arguments = key.arguments
     return Outline(
-        tuple(arguments.dynamic_arg_treedefs),
+        key.treedefs,
         tuple(arguments.dynamic_arg_names),
         tuple((type(v).__name__, hash(v)) for v in arguments.static_args),
         tuple(arguments.static_arg_names),
@@ -62,7 +62,7 @@ def rows(
     """A signature as rows for messages."""
     positional = len(seen.treedefs) - len(seen.keywords)
     total = positional + len(seen.statics) - len(seen.static_keywords)
-    fixed = {n % total for n in static_argnums} if total else set()
+    fixed = {n if n >= 0 else n + total for n in static_argnums} & set(range(total))
     names = [
         parameters[i] if i < len(parameters) else f"args[{i}]" for i in range(total)
     ]

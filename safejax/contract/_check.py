@@ -19,7 +19,7 @@ from safejax.contract._spec import ANONYMOUS, Spec
 
 _SCALARS = (bool, int, float, complex)
 # What is known to be a leaf without asking JAX.
-_WITH_AVAL = (_jax.ArrayImpl, jax.Array, jax.Ref)
+_WITH_AVAL: Any = (_jax.ArrayImpl, jax.Array, jax.Ref)
 _LEAVES = (_jax.ArrayImpl, np.ndarray, *_SCALARS)
 
 
@@ -167,8 +167,10 @@ def children(node: Any) -> dict[Any, Any]:
 # --- dtype, weak type, sharding ---------------------------------------------------
 
 
-def kind_of(leaf: Any) -> Kind | None:
+def kind_of(leaf: Any) -> Kind | None:  # noqa: PLR0911  one kind after another
     """What a leaf is, or ``None`` where JAX takes no such thing as an array."""
+    if type(leaf) is np.ndarray:
+        return Kind(leaf.shape, leaf.dtype, weak_type=False, source="NumPy")
     # What only says that it is an array is none: JAX would trace it, then fail.
     if leaf.__class__ is type(leaf) and isinstance(leaf, _WITH_AVAL):
         aval = leaf.aval

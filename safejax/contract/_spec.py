@@ -272,7 +272,7 @@ def spec(
             bounds (``1<=b<=64``), ``_`` for any size, and once ``...`` or ``*name``
             for any number of axes. Without brackets any shape will do; ``f32[]`` is a
             scalar. No text at all admits any array, and is meant for static arguments.
-        minimum: The smallest value admitted. NaN is not below it; see ``finite``.
+        minimum: The smallest value admitted. NaN satisfies no bound.
         maximum: The largest value admitted.
         finite: Whether infinities and NaN are refused.
         one_of: The values admitted.

@@ -22,7 +22,7 @@ from safejax.contract._spec import Spec
 
 # Refuses what is no array of JAX, also where that has an attribute of this name, and
 # is faster than the attribute: 17 us instead of 60 for 1,000 arrays.
-_aval: Callable[[Any], Hashable] = vars(_jax.ArrayImpl)["aval"].fget
+_aval: Callable[[Any], Hashable] = _jax.array_aval
 _serial = itertools.count()
 _INT32 = (-(2**31), 2**31)
 # Structures remembered for one parameter.

@@ -107,7 +107,7 @@ def _is_ruled(spec: Spec, leaf: Any) -> bool:
 
 def _is_number(dtype: Any) -> bool:
     # NumPy's own dtypes at once; asking JAX takes microseconds.
-    return getattr(dtype, "kind", "") in "biufc" or kind_of(dtype) in _NUMBERS
+    return getattr(dtype, "kind", "V") in "biufc" or kind_of(dtype) in _NUMBERS
 
 
 def host_count(array: Any, rules: Rules) -> int:
@@ -300,9 +300,11 @@ def cast(
         dtype = wanted.get((name, path))
         if dtype is None:
             return leaf
+        if isinstance(leaf, _jax.Tracer):
+            return leaf.astype(dtype)
+        # On the host: JAX would make a program of its own for every shape (T1).
         with np.errstate(over="ignore", invalid="ignore"):
-            host = leaf if hasattr(leaf, "astype") else np.asarray(leaf)
-            return host.astype(dtype)
+            return np.asarray(leaf).astype(dtype)
 
     return {
         name: jax.tree_util.tree_map_with_path(functools.partial(convert, name), value)

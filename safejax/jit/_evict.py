@@ -34,6 +34,7 @@ class Slots:
         self._slots: OrderedDict[_jax.Signature, Any] = OrderedDict()
         self._lock = threading.RLock()
         self._busy = threading.local()
+        self._shared_used = False
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -44,6 +45,8 @@ class Slots:
         try:
             if _jax.at_top_level():
                 key = _jax.signature(args, kwargs, *self._statics)
+            if key is None:
+                self._shared_used = True
             call = self.shared if key is None else self._slot(key)
             self._busy.key = key
             return call(*args, **kwargs)
@@ -66,12 +69,19 @@ class Slots:
             return slot
 
     def _evict(self) -> bool:
-        """Drops the least recently used signature; false where there is none."""
+        """Drops the least recently used signature; false where there is none.
+
+        What was compiled under transformations has no signature and goes last,
+        together.
+        """
         with self._lock:
             mine = getattr(self._busy, "key", None)
             oldest = next((key for key in self._slots if key != mine), None)
             if oldest is None:
-                return False
+                used, self._shared_used = self._shared_used, False
+                if used:
+                    self.shared.clear_cache()
+                return used
             del self._slots[oldest]
         self.ledger.forget_key(oldest)
         return True

@@ -203,7 +203,7 @@ def _decorated(
         function=function,
         dims=dims,
         on_dtype=on_dtype,
-        static_names=_static_names(fun, statics),
+        static_names=_static_names(fun, function, statics),
         constraints_of=_jax.explicit_constraints,
     )
     traced = _sanitised(fun, understood)
@@ -251,13 +251,22 @@ def _sanitised(fun: Any, contract: Contract) -> Any:
 
 
 def _static_names(
-    fun: Any, statics: tuple[tuple[int, ...], tuple[str, ...]]
+    fun: Any, function: str, statics: tuple[tuple[int, ...], tuple[str, ...]]
 ) -> list[str]:
-    parameters = list(inspect.signature(fun).parameters)
+    parameters = list(inspect.signature(fun).parameters.values())
     numbers, names = statics
-    count = len(parameters)
-    by_number = [parameters[n] for n in numbers if -count <= n < count]
-    return [*dict.fromkeys([*by_number, *names])]
+    positional = [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if any(not -len(positional) <= n < len(positional) for n in numbers):
+        raise _contract.malformed(
+            function,
+            "static_argnums points into *args, where a contract can't look",
+            "give the static arguments names",
+        )
+    return [*dict.fromkeys([*(positional[n] for n in numbers), *names])]
 
 
 def _finished(
