@@ -30,11 +30,13 @@ from typing import Any
 import jax
 import numpy as np
 
+import safejax
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
 
 _PACKAGES = (
-    "jax", "jaxlib", "numpy", "safejax", "beartype", "chex", "equinox", "jaxtyping"
+    "jax", "jaxlib", "numpy", "beartype", "chex", "equinox", "jaxtyping"
 )  # fmt: skip
 _STATM = Path("/proc/self/statm")
 
@@ -127,7 +129,7 @@ class Row:
         return ordered[low], ordered[high]
 
     def verdict(self, tolerance: float) -> str:
-        """Held against the limit: ``ok``, ``MISSED``, ``noise`` where nobody can tell."""
+        """Held against the limit: ``ok``, ``MISSED``, ``noise`` for neither."""
         if self.median is None or self.interval is None:
             return ""
         if self.limit is None:
@@ -156,7 +158,7 @@ class Row:
 
 def machine_facts() -> dict[str, Any]:
     """What the figures depend on. No host names, no paths."""
-    versions = {}
+    versions = {"safejax": safejax.__version__}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)

@@ -16,7 +16,7 @@ from benchmarks._harness import Effort, Limit, Row, pair
 GROUP = "dispatch"
 
 _F32 = jnp.float32
-# Small: a program beyond 1,000 operations runs on another thread, and its noise with it.
+# Small: beyond 1,000 operations a program runs on another thread, with its noise.
 _X = jax.ShapeDtypeStruct(("b", 16), _F32)
 
 
