@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    bench_compile,
     bench_dispatch,
     bench_import,
     bench_memory,
@@ -23,7 +24,14 @@ from benchmarks import (
 )
 from benchmarks._harness import FULL, QUICK, Effort, Row, machine_facts
 
-_MODULES = (bench_dispatch, bench_refusal, bench_peers, bench_import, bench_memory)
+_MODULES = (
+    bench_dispatch,
+    bench_refusal,
+    bench_peers,
+    bench_import,
+    bench_memory,
+    bench_compile,
+)
 _HEADS = ("what", "measured", "middle half", "limit", "verdict", "")
 
 

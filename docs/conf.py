@@ -31,9 +31,12 @@ napoleon_use_ivar = True
 # projects are not links.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(jax|jaxlib|numpy|np|jnp|collections|typing|typing_extensions)\..*"),
+    (
+        "py:.*",
+        r"(jax|jaxlib|numpy|np|jnp|collections|contextlib|typing|typing_extensions)\..*",
+    ),
     ("py:.*", r"safejax\.(\w+\.)*_\w+\.\w+"),  # types of private modules
-    ("py:.*", r"(Any|Axis|Constraint|Callable|Mapping|Sequence|Literal|P|R|_\w+)"),
+    ("py:.*", r"(Any|Axis|Constraint|Callable|Mapping|Sequence|Literal|Kind|P|R|_\w+)"),
     ("py:.*", r"(bool|dict|float|int|list|object|str|tuple|type|None|optional)"),
     ("py:.*", r"(\w+Error|Exception|dataclasses\..*|builtins\..*)"),
 ]

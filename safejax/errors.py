@@ -180,7 +180,12 @@ class CompileLimitError(SafeJaxError, RuntimeError):
     """A new program was refused because a limit on compilations is reached.
 
     ``SJ201``: ``Limits.max_compiles`` of the function; ``SJ202``: the budget of the
-    process (:func:`safejax.set_process_limits`). Known signatures are still served.
+    process (:func:`safejax.set_process_limits`); ``SJ203``: a rate, whose ``details``
+    say whether the function's, the tenant's or the process's; ``SJ204``: frozen, no
+    new programs from now on; ``SJ205``: the compilation of this signature failed, and
+    its back-off has not ended; ``SJ207``: the cap of the tenant; ``SJ208``: too many
+    compilations that outlived their deadline still run. Known signatures are still
+    served.
 
     Attributes:
         retry_after_s: Seconds after which the same call may be admitted, or ``None``
@@ -214,3 +219,77 @@ class CompileLimitError(SafeJaxError, RuntimeError):
     @override
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "retry_after_s": self.retry_after_s}
+
+
+class CompilePendingError(CompileLimitError):
+    """The program is being compiled in the background; call again later.
+
+    ``SJ206``. Raised instead of waiting, where a function is to answer at once.
+
+    Attributes:
+        retry_after_s: Seconds after which the same call is worth another try.
+
+    Example:
+        >>> import safejax
+        >>> try:
+        ...     raise safejax.CompilePendingError("wait a little", retry_after_s=0.5)
+        ... except safejax.CompileLimitError as error:
+        ...     error.code, error.retry_after_s
+        ('SJ206', 0.5)
+    """
+
+    default_code = "SJ206"
+
+
+class CompileTimeoutError(SafeJaxError, TimeoutError):
+    """A new program was not ready at its deadline, ``Limits.compile_timeout_s``.
+
+    ``SJ210``. ``details`` has ``function``, ``phase`` (where the time ran out),
+    ``elapsed_s``, ``limit_s`` and, once it is known, ``program_bytes``.
+
+    Example:
+        >>> import safejax
+        >>> facts = {"phase": "compile", "elapsed_s": 2.1, "limit_s": 2.0}
+        >>> try:
+        ...     raise safejax.CompileTimeoutError("f() took too long", details=facts)
+        ... except TimeoutError as error:
+        ...     error.code, error.details["phase"]
+        ('SJ210', 'compile')
+    """
+
+    default_code = "SJ210"
+
+
+class CompileMemoryError(SafeJaxError, MemoryError):
+    """A compilation grew past its limit, ``Limits.compile_memory_bytes``.
+
+    ``SJ220``. The memory of the calling process has not grown.
+
+    Example:
+        >>> import safejax
+        >>> facts = {"limit_bytes": 2**30}
+        >>> try:
+        ...     raise safejax.CompileMemoryError("f() grew too large", details=facts)
+        ... except MemoryError as error:
+        ...     error.code, error.details["limit_bytes"]
+        ('SJ220', 1073741824)
+    """
+
+    default_code = "SJ220"
+
+
+class WorkerError(SafeJaxError, RuntimeError):
+    """A process that compiles for this one died, or answered what it must not.
+
+    ``SJ230``. The calling process is unharmed.
+
+    Example:
+        >>> import safejax
+        >>> try:
+        ...     raise safejax.WorkerError("XLA died", details={"signal": "SIGSEGV"})
+        ... except RuntimeError as error:
+        ...     error.code, error.details["signal"]
+        ('SJ230', 'SIGSEGV')
+    """
+
+    default_code = "SJ230"

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import safejax
-from safejax.demo import _attacks, _digits, _run
+from safejax.demo import _attacks, _compile_attacks, _digits, _run
 from safejax.demo._measure import Meter
 from safejax.demo._outcome import ACCURACY_FLOOR, Outcome, Training
 
@@ -417,6 +418,63 @@ def test_model_learns_whatever_the_seed(seed: int):
     assert training.accuracy > ACCURACY_FLOOR
     assert isinstance(training, Training)
     assert training.right > ACCURACY_FLOOR * training.served
+
+
+def test_alarm_interrupts_python_and_leaves_no_trace():
+    before = signal.getsignal(signal.SIGALRM)
+
+    with pytest.raises(TimeoutError), _compile_attacks._alarm(0.01):
+        threading.Event().wait(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_client_of_the_storm_asks_as_its_own_tenant_for_ever_new_sizes(refused: bool):
+    over, asked = threading.Event(), []
+
+    def function(params: Any, x: Any) -> Any:
+        asked.append((safejax.current_tenant(), len(x)))
+        if len(asked) == 3:
+            over.set()
+        if refused:
+            raise safejax.CompileLimitError("no")
+        return x
+
+    _compile_attacks._client(function, {}, 2, over)
+
+    assert asked == [("client-2", 102), ("client-2", 110), ("client-2", 118)]
+
+
+def test_honest_client_asks_for_one_new_size_and_else_for_the_known_one():
+    asked: list[int] = []
+
+    def function(params: Any, x: Any) -> Any:
+        asked.append(len(x))
+        return x
+
+    _compile_attacks._phase(function, {}, 7, 0.1)
+
+    assert asked.count(7) == 1
+    assert set(asked) == {_compile_attacks._KNOWN, 7}
+
+
+@linux_only
+def test_workers_end_with_the_child_that_started_them():
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "safejax.demo._attacks", "compile-bomb", "safe"],
+        env=_run._environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        workers = wait_for(lambda: children(child.pid), child)
+        child.kill()
+        child.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert not any(map(is_running, workers))
 
 
 # --- the whole

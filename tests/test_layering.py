@@ -43,13 +43,32 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compile",
         "compile._rows",
         "compile._explain",
+        "compile._tenant",
+        "compile._rates",
+        "compile._backoff",
+        "compile._events",
+        "compile._deadline",
+        "compile._job",
+        "compile._protocol",
+        "compile._confine",
+        "compile._worker",
+        "compile._child",
+        "compile._staff",
+        "compile._crew",
+        "compile._pool",
+        "compile._refusals",
         "compile._process",
         "compile._ledger",
+        "compile._service",
+        "compile._admission",
     ),
     (
         "jit",
         "jit._stats",
+        "jit._settings",
+        "jit._background",
         "jit._miss",
+        "jit._precompile",
         "jit._plain",
         "jit._evict",
         "jit._gate",
@@ -63,6 +82,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "demo._digits",
         "demo._flood",
         "demo._inputs",
+        "demo._compile_attacks",
         "demo._attacks",
         "demo._report",
         "demo._run",
@@ -83,9 +103,17 @@ PRIVATE_JAX = (
     "jax.lib",
     "jaxlib",
 )
-MAY_USE_PRIVATE_JAX = ("_jax._checks", "_jax._dispatch", "_jax._programs")
+# A worker imports jaxlib without JAX; the protocol has a field of that name.
+MAY_USE_PRIVATE_JAX = (
+    "_jax._checks",
+    "_jax._dispatch",
+    "_jax._programs",
+    "compile._protocol",
+    "compile._worker",
+)
 # Looks its commands' modules up by name, so that `--help` needs no JAX.
-MAY_IMPORT_BY_NAME = ("cli._main",)
+# A worker and its confinement load what may be absent, or must come late.
+MAY_IMPORT_BY_NAME = ("cli._main", "compile._confine", "compile._worker")
 LATE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.If)
 
 

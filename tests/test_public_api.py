@@ -14,8 +14,14 @@ import safejax
 
 PUBLIC = {
     "CompileLimitError",
+    "CompileMemoryError",
+    "CompilePendingError",
+    "CompileRate",
+    "CompileTimeoutError",
     "ContractError",
+    "Event",
     "Limits",
+    "Precompiled",
     "ProcessLimits",
     "ProcessStats",
     "SafeJaxError",
@@ -23,12 +29,21 @@ PUBLIC = {
     "Spec",
     "Stats",
     "Violation",
+    "WorkerError",
     "__version__",
+    "compile_status",
+    "current_tenant",
+    "freeze",
     "jit",
+    "on_event",
+    "precompile",
     "process_stats",
     "safe_jit",
+    "set_compile_workers",
     "set_process_limits",
     "spec",
+    "tenant",
+    "unsafe_unfreeze",
 }
 DOCUMENTED = sorted(PUBLIC - {"__version__"})
 ERRORS = [

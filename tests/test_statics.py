@@ -6,11 +6,13 @@ import dataclasses
 import decimal
 import enum
 import functools
+import gc
+import weakref
 
 import numpy as np
 import pytest
 
-from safejax import ContractError, Limits, safe_jit, spec
+from safejax import CompileLimitError, ContractError, Limits, safe_jit, spec
 
 NAN = float("nan")
 
@@ -169,3 +171,25 @@ def test_each_static_value_is_a_program():
     f(1.0, 1)
 
     assert f.stats().live == 2
+
+
+def test_refused_calls_do_not_keep_their_static_values_alive():
+    class Large:
+        pass
+
+    def f(static, x):
+        return x
+
+    g = safe_jit(f, static_argnums=0, limits=Limits(max_compiles=2))
+    g(1, 1.0)
+    g(2, 1.0)
+    alive = []
+    for _ in range(400):
+        value = Large()
+        alive.append(weakref.ref(value))
+        with pytest.raises(CompileLimitError):
+            g(value, 1.0)
+        del value
+    gc.collect()
+
+    assert sum(one() is not None for one in alive) <= 66

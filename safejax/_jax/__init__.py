@@ -27,9 +27,11 @@ from safejax._jax._dispatch import with_cache_miss as with_cache_miss
 from safejax._jax._dispatch import without_own_frames as without_own_frames
 from safejax._jax._dispatch import x64_enabled as x64_enabled
 from safejax._jax._programs import CompileOwner as CompileOwner
+from safejax._jax._programs import CompileTask as CompileTask
 from safejax._jax._programs import Program as Program
 from safejax._jax._programs import compiling_for as compiling_for
 from safejax._jax._programs import install_compile_hook as install_compile_hook
+from safejax._jax._programs import jaxlib_version as jaxlib_version
 from safejax._jax._programs import live_program_ids as live_program_ids
 from safejax._jax._programs import owned_traced as owned_traced
 from safejax._jax._programs import program_bytes as program_bytes

@@ -15,6 +15,8 @@ from jax._src import config, core, pjit, tree_util
 from jax._src.lib import _jax, jax_jit  # type: ignore[attr-defined]
 from typing_extensions import override
 
+from safejax.errors import SafeJaxError
+
 # Captured: programs exist that put safe_jit in the place of jax.jit.
 _jit: Callable[..., Any] = jax.jit
 
@@ -230,6 +232,9 @@ def without_own_frames(error: BaseException) -> None:
     ):
         traceback = traceback.tb_next
     error.__traceback__ = traceback
+    if isinstance(error, SafeJaxError) and hasattr(error, "__notes__"):
+        # JAX's remark on frames it has removed; ours says what to do instead.
+        error.__notes__ = [n for n in error.__notes__ if "internal frames" not in n]
 
 
 def explicit_constraints(dimension: Any) -> tuple[str, ...]:

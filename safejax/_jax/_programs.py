@@ -10,10 +10,96 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jaxlib.version
 from jax._src import compiler, source_info_util, stages, traceback_util
+from jax._src.interpreters import mlir
+from jax._src.lib import _jax  # type: ignore[attr-defined]
 from typing_extensions import override
 
 from safejax._jax._dispatch import PACKAGE
+
+jaxlib_version: str = jaxlib.version.__version__
+
+
+class CompileTask:
+    """One backend compilation that JAX has asked for, and the ways to carry it out."""
+
+    def __init__(
+        self,
+        original: Callable[..., Any],
+        backend: Any,
+        module: Any,
+        devices: Any,
+        options: Any,
+        host_callbacks: Sequence[Any],
+    ) -> None:
+        self._original = original
+        self._backend = backend
+        self._module = module
+        self._devices = devices
+        self._options = options
+        self._host_callbacks = host_callbacks
+        self._bytecode: bytes | None = None
+
+    @property
+    def platform(self) -> str:
+        """The platform of the backend, such as ``"cpu"``."""
+        return str(getattr(self._backend, "platform", ""))
+
+    @property
+    def bytecode(self) -> bytes:
+        """The program as StableHLO bytecode."""
+        if self._bytecode is None:
+            self._bytecode = bytes(mlir.module_to_bytecode(self._module))
+        return self._bytecode
+
+    @property
+    def options(self) -> bytes:
+        """The compile options, serialized."""
+        return bytes(self._options.SerializeAsString())
+
+    @property
+    def device_ids(self) -> tuple[int, ...]:
+        """Ids of the devices the program will run on, in order."""
+        return tuple(int(device.id) for device in self._devices)
+
+    @property
+    def device_count(self) -> int:
+        """How many devices the backend has."""
+        return int(self._backend.device_count())
+
+    def stays_because(self) -> str | None:
+        """Why the program can't be compiled in another process, or ``None``."""
+        if self.platform != "cpu" or not hasattr(self._backend, "live_executables"):
+            return f"it is for the backend {self.platform!r}"
+        if self._backend.process_index() != 0 or jax.process_count() > 1:
+            return "it runs in several processes"
+        # A callback's address in this process is part of the program.
+        if self._host_callbacks or b"python_cpu_callback" in self.bytecode:
+            return "it calls back into Python"
+        return None
+
+    def in_process(self) -> Any:
+        """Compiles here and now; nothing can interrupt it."""
+        return self._original(
+            self._backend,
+            self._module,
+            self._devices,
+            self._options,
+            self._host_callbacks,
+        )
+
+    def load(self, executable: bytes) -> Any:
+        """Loads a serialized executable."""
+        return self._backend.deserialize_executable(
+            executable, self._devices, self._options
+        )
+
+    def refused(self, text: str) -> Exception:
+        """XLA's own refusal, as JAX raises it."""
+        error: Exception = _jax.JaxRuntimeError(text)
+        return error
 
 
 class CompileOwner(Protocol):
@@ -21,6 +107,9 @@ class CompileOwner(Protocol):
 
     def begin_compile(self) -> None:
         """Admits one compilation, or raises."""
+
+    def carry_out(self, task: CompileTask) -> Any:
+        """Compiles, wherever that is wise, and returns the loaded executable."""
 
     def end_compile(self, program: Program | None) -> None:
         """Records the finished program, or ``None`` where it failed."""
@@ -89,6 +178,9 @@ def install_compile_hook(on_reused_id: Callable[[int], None]) -> None:
         compiler.compile_or_get_cached = _routed(
             compiler.compile_or_get_cached, on_reused_id
         )
+        compiler.backend_compile_and_load = _carried_out(
+            compiler.backend_compile_and_load
+        )
         traceback_util.register_exclusion(PACKAGE)
         source_info_util.register_exclusion(PACKAGE)
         _hook.installed = True
@@ -110,7 +202,8 @@ def _routed(
         program = None
         start = time.perf_counter()
         try:
-            executable = original(backend, computation, *args, **kwargs)
+            with _obtaining(owner):
+                executable = original(backend, computation, *args, **kwargs)
             on_reused_id(id(executable))
             seconds = time.perf_counter() - start
             program = Program(id(executable), executable.client, seconds)
@@ -119,6 +212,30 @@ def _routed(
         return executable
 
     return compile_or_get_cached
+
+
+@contextlib.contextmanager
+def _obtaining(owner: CompileOwner) -> Iterator[None]:
+    before = getattr(_current, "obtaining", None)
+    _current.obtaining = owner
+    try:
+        yield
+    finally:
+        _current.obtaining = before
+
+
+def _carried_out(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def backend_compile_and_load(
+        backend: Any, module: Any, devices: Any, options: Any, host_callbacks: Any
+    ) -> Any:
+        owner: CompileOwner | None = getattr(_current, "obtaining", None)
+        if owner is None:
+            return original(backend, module, devices, options, host_callbacks)
+        task = CompileTask(original, backend, module, devices, options, host_callbacks)
+        return owner.carry_out(task)
+
+    return backend_compile_and_load
 
 
 def _owner_of(computation: Any) -> CompileOwner | None:

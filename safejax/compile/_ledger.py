@@ -12,15 +12,20 @@ import functools
 import itertools
 import logging
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from safejax import _jax
-from safejax.compile import _explain, _rows
+from safejax.compile import _explain, _refusals, _rows
+from safejax.compile._backoff import Backoff
+from safejax.compile._deadline import Deadline
+from safejax.compile._events import emit
 from safejax.compile._process import Owned, process
+from safejax.compile._rates import Bucket, Grant, Refusal
+from safejax.compile._tenant import current_tenant
 from safejax.errors import CompileLimitError
 from safejax.limits import Limits
 
@@ -29,6 +34,12 @@ _log = logging.getLogger("safejax.compile")
 # Signatures remembered for the advice in an error: enough to see a pattern, few
 # enough that a flood of refusals can't fill memory (T3).
 _HISTORY = 256
+
+# Who has a program under way that no caller waits for.
+_NO_THREAD = 0
+
+# The phases whose time is counted, in the order in which a program passes them.
+PHASES = ("trace", "lower", "queue", "compile", "load")
 
 _ids = itertools.count()
 
@@ -39,10 +50,11 @@ class Counts:
 
     live: int
     compiles: int
-    refused: int
+    refusals: dict[str, int]
     evicted: int
-    trace_s: float
-    compile_s: float
+    kills: int
+    tenants: dict[str, int]
+    seconds: dict[str, float]
     program_bytes: int
 
 
@@ -69,8 +81,15 @@ class Ledger:
         self._reserved = 0
         self._history: deque[_rows.Outline] = deque(maxlen=_HISTORY)
         self._warned = False
-        self._compiles = self._refused = self._evicted = 0
-        self._trace_s = self._compile_s = 0.0
+        self._waiting: dict[_jax.Signature, list[Deadline]] = {}
+        self._backoff = Backoff(limits.retry_backoff_s)
+        self._bucket = None if limits.rate is None else Bucket(limits.rate)
+        self.frozen = False
+        self._compiles = self._evicted = self._kills = 0
+        self._untold = 0
+        self._refusals: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        process.accounts.add(self)
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,10 +117,11 @@ class Ledger:
         return Counts(
             live=len(mine),
             compiles=self._compiles,
-            refused=self._refused,
+            refusals=dict(self._refusals),
             evicted=self._evicted,
-            trace_s=self._trace_s,
-            compile_s=self._compile_s,
+            kills=self._kills,
+            tenants=dict(Counter(o.tenant for o in mine.values() if o.tenant)),
+            seconds=dict(self._seconds),
             program_bytes=sum(sum(size.values()) for size in sizes),
         )
 
@@ -109,39 +129,83 @@ class Ledger:
         """Whether a call with this key can be served without a new trace."""
         return key in self._known
 
+    def is_in_flight(self, key: _jax.Signature) -> bool:
+        """Whether a program for this key is being made."""
+        return key in self._in_flight
+
+    def expected_s(self) -> float:
+        """How long a program of this function takes, from those before, in seconds."""
+        with process.changed:
+            spent = sum(self._seconds.values())
+            return max(0.1, spent / self._compiles if self._compiles else 1.0)
+
     def refuse_if_full(self, key: _jax.Signature) -> None:
-        """Refuses a new signature at the cap before JAX hears of it.
+        """Refuses a new signature before JAX hears of it.
 
         Raises:
-            CompileLimitError: The function or the process is at its limit.
+            CompileLimitError: A cap, a rate, a freeze or a back-off stands against it.
         """
-        if self.evict is not None or key in self._known:
+        if key in self._known:
             return
-        with process.changed:
-            if key not in self._known and key not in self._in_flight:
-                self._check_room(key)
+        try:
+            with process.changed:
+                if key in self._known or key in self._in_flight:
+                    return
+                self._check_signature(key)
+                self._checked(key).refund()
+        except CompileLimitError as error:
+            emit("refused", self.name, tenant=current_tenant(), code=error.code)
+            raise
 
     # --- admitting ----------------------------------------------------------------
 
-    def enter(self, key: _jax.Signature) -> bool:
-        """Starts a call; true if it is the first with this key, and reserves for it.
+    def enter(
+        self, key: _jax.Signature, deadline: Deadline, *, wait: bool = True
+    ) -> Grant | None:
+        """Starts a call; the grant for its program if it is the first with this key.
 
-        A second thread with the same key waits here until the first has compiled.
+        A second thread with the same key waits here until the first has compiled;
+        without ``wait`` it is told at once that it is not the first, and what it
+        starts is no thread's in particular: all others wait for it.
 
         Raises:
-            CompileLimitError: The function or the process is at its limit.
+            CompileLimitError: A cap, a rate, a freeze or a back-off stands against it.
+            CompileTimeoutError: The time is up before the first thread is done.
         """
-        me = threading.get_ident()
+        me = threading.get_ident() if wait else _NO_THREAD
         with process.changed:
             # The same thread may come back from a callback: waiting would deadlock.
             while key not in self._known and self._in_flight.get(key, me) != me:
-                process.changed.wait()
+                if not wait:
+                    return None
+                self._wait(key, deadline)
             if key in self._known:
                 self._known.move_to_end(key)
-                return False
-            self.reserve(key)
+                return None
+            if not wait and key in self._in_flight:
+                return None
+            self._check_signature(key)
+            grant = self.reserve(key)
             self._in_flight[key] = me
-            return True
+            return grant
+
+    def _wait(self, key: _jax.Signature, deadline: Deadline) -> None:
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(deadline)
+        try:
+            if not process.changed.wait(deadline.remaining()) and deadline.passed():
+                raise _refusals.too_late(self.name, deadline, "queue")
+        finally:
+            waiting.remove(deadline)
+            if not waiting and self._waiting.get(key) is waiting:
+                del self._waiting[key]
+
+    def wanted_until(self, key: _jax.Signature | None) -> float | None:
+        """Until when other callers wait for this signature, or ``None``."""
+        with process.changed:
+            waiting = self._waiting.get(key, []) if key is not None else []
+            ends = [d.ends for d in waiting if d.ends is not None]
+            return max(ends, default=None)
 
     def leave(self, key: _jax.Signature, *, known: bool) -> None:
         """Ends what ``enter`` started and lets the waiting threads go on."""
@@ -151,33 +215,58 @@ class Ledger:
             self._in_flight.pop(key, None)
             process.changed.notify_all()
 
-    def reserve(self, key: _jax.Signature | None) -> None:
+    def reserve(self, key: _jax.Signature | None) -> Grant:
         """Takes a place for one program, evicting another where that is asked for.
 
         Raises:
-            CompileLimitError: The function or the process is at its limit.
+            CompileLimitError: A cap, a rate or a freeze stands against it.
         """
         with process.changed:
-            self._check_room(key)
+            grant = self._checked(key)
+            if self.evict is not None:
+                # Last: a call that is refused must not cost others their programs.
+                try:
+                    self._check_room(key)
+                except CompileLimitError:
+                    grant.refund()
+                    raise
             self._reserved += 1
             process.reserved += 1
+            tenant = current_tenant()
+            if tenant is not None:
+                process.reserved_by[tenant] += 1
+            return grant
 
     def release(self) -> None:
         """Gives back a place that :meth:`reserve` took."""
         with process.changed:
-            self._reserved -= 1
-            process.reserved -= 1
+            # Not below zero: a forked child starts without its parent's places.
+            self._reserved = max(0, self._reserved - 1)
+            process.reserved = max(0, process.reserved - 1)
+            tenant = current_tenant()
+            if tenant is not None:
+                process.reserved_by[tenant] -= 1
+                if process.reserved_by[tenant] <= 0:
+                    del process.reserved_by[tenant]
+
+    def failed(self, key: _jax.Signature | None, *, killed: bool) -> None:
+        """Notes that a program was not brought to an end."""
+        with process.changed:
+            self._kills += killed
+        if key is not None:
+            self._backoff.failed(key)
 
     def record(self, program: _jax.Program, key: _jax.Signature | None) -> None:
         """Enters a finished program in the place that was reserved for it."""
         with process.changed:
             self.release()
-            process.programs[program.id] = Owned(self._id, program.client)
+            owned = Owned(self._id, program.client, current_tenant())
+            process.programs[program.id] = owned
             self._programs.add(program.id)
             if key is not None:
                 self._remember(key)
+                self._backoff.succeeded(key)
             self._compiles += 1
-            self._compile_s += program.seconds
             live = len(self._mine())
         if live >= self.limits.warn_compiles and not self._warned:
             self._warned = True
@@ -189,10 +278,15 @@ class Ledger:
                 self._advice(tuple(self._history)),
             )
 
-    def add_trace_time(self, seconds: float) -> None:
-        """Adds the time of one trace, in seconds."""
+    def spent(self, phase: str, seconds: float) -> None:
+        """Adds to the time of one phase, in seconds."""
         with process.changed:
-            self._trace_s += seconds
+            self._seconds[phase] += seconds
+
+    def refused(self, code: str) -> None:
+        """Counts one refusal under its code."""
+        with process.changed:
+            self._refusals[code] += 1
 
     def forget(self) -> None:
         """Forgets the signatures; programs that survive elsewhere stay counted."""
@@ -206,6 +300,19 @@ class Ledger:
         with process.changed:
             self._known.pop(key, None)
             self._evicted += 1
+            self._untold += 1
+
+    def untold_evictions(self) -> int:
+        """How many signatures were evicted since this was asked last."""
+        with process.changed:
+            count, self._untold = self._untold, 0
+            return count
+
+    def forget_threads(self) -> None:
+        """In a forked child: what other threads had under way is not here."""
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._reserved = 0
 
     # --- under the lock -----------------------------------------------------------
 
@@ -223,23 +330,53 @@ class Ledger:
         self._programs = set(mine)
         return mine
 
+    def _check_signature(self, key: _jax.Signature) -> None:
+        retry_after_s = self._backoff.retry_after_s(key)
+        if retry_after_s is not None:
+            raise self._counted(_refusals.backing_off(self.name, retry_after_s))
+
     def _check_room(self, key: _jax.Signature | None) -> None:
         process.prune()
         while len(self._mine()) + self._reserved >= self.limits.max_compiles:
             if self.evict is None or not self.evict():
-                raise self._refusal(key)
+                raise self._counted(self._full(key))
             process.prune()
         total = len(process.programs) + process.reserved
-        if total >= process.limits.max_compiles:
-            raise self._process_refusal(total)
+        limit = process.limits.max_compiles
+        if total >= limit:
+            raise self._counted(_refusals.process_full(self.name, total, limit))
 
-    def _refusal(self, key: _jax.Signature | None) -> CompileLimitError:
-        self._refused += 1
+    def _check_tenant(self) -> None:
+        tenant, limit = current_tenant(), process.limits.max_compiles_per_tenant
+        if tenant is None or limit is None:
+            return
+        process.prune()
+        live = sum(p.tenant == tenant for p in process.programs.values())
+        live += process.reserved_by[tenant]
+        if live >= limit:
+            raise self._counted(_refusals.tenant_full(self.name, live, limit))
+
+    def _checked(self, key: _jax.Signature | None) -> Grant:
+        if self.frozen or process.frozen:
+            error = _refusals.frozen(self.name, whole_process=not self.frozen)
+            raise self._counted(error)
+        if self.evict is None:
+            self._check_room(key)
+        self._check_tenant()
+        grant = process.rates.take(self._bucket, current_tenant())
+        if isinstance(grant, Refusal):
+            raise self._counted(_refusals.rate_exceeded(self.name, grant))
+        return grant
+
+    def _counted(self, error: CompileLimitError) -> CompileLimitError:
+        self._refusals[error.code] += 1
+        return error
+
+    def _full(self, key: _jax.Signature | None) -> CompileLimitError:
         if key is not None:
             self._history.append(_rows.outline(key))
         known, history = tuple(self._known), tuple(self._history)
         new = None if key is None else _rows.outline(key)
-        limit, name, live = self.limits.max_compiles, self.name, len(self._mine())
 
         def difference() -> list[str]:
             if new is None:
@@ -248,36 +385,9 @@ class Ledger:
                 self._rows(new), [self._rows(_rows.outline(k)) for k in known]
             )
 
-        def message() -> str:
-            lines = [
-                f"{name}() refused a new program: "
-                f"{live} of max_compiles={limit} are live",
-                *(f"  {line}" for line in difference()),
-            ]
-            return "\n".join(lines)
-
-        return CompileLimitError(
-            message,
-            code="SJ201",
-            details=lambda: {
-                "function": name,
-                "max_compiles": limit,
-                "live": live,
-                "difference": difference(),
-                "advice": self._advice(history),
-            },
-            hint=lambda: self._advice(history),
-        )
-
-    def _process_refusal(self, total: int) -> CompileLimitError:
-        self._refused += 1
-        limit, name = process.limits.max_compiles, self.name
-        return CompileLimitError(
-            f"{name}() refused a new program: the process owns {total} of "
-            f"max_compiles={limit}",
-            code="SJ202",
-            details={"function": name, "max_compiles": limit, "live": total},
-            hint="free programs with clear_cache(), or set_process_limits() higher",
+        live, limit = len(self._mine()), self.limits.max_compiles
+        return _refusals.full(
+            self.name, live, limit, difference, lambda: self._advice(history)
         )
 
     def _advice(self, history: tuple[_rows.Outline, ...]) -> str:
@@ -285,46 +395,3 @@ class Ledger:
 
     def _rows(self, seen: _rows.Outline) -> list[_rows.Row]:
         return _rows.rows(seen, self.parameters, self.static_argnums)
-
-
-class Admission:
-    """One call that may compile: the owner JAX's compilations are charged to."""
-
-    def __init__(self, ledger: Ledger, key: _jax.Signature | None) -> None:
-        self._ledger = ledger
-        self._key = key
-        self._entered = False
-        self._ticket = False
-
-    def enter(self) -> bool:
-        """Whether this call is the first with its key. See :meth:`Ledger.enter`."""
-        if self._key is None:
-            return False
-        self._entered = self._ticket = self._ledger.enter(self._key)
-        return self._entered
-
-    def leave(self, *, known: bool) -> None:
-        """Ends the call; gives back what it did not use. Harmless when repeated."""
-        if self._ticket:
-            self._ticket = False
-            self._ledger.release()
-        if self._entered and self._key is not None:
-            self._entered = False
-            self._ledger.leave(self._key, known=known)
-
-    def begin_compile(self) -> None:
-        """Admits one compilation: the one reserved for, or one more."""
-        if self._ticket:
-            self._ticket = False
-        else:
-            self._ledger.reserve(self._key)
-
-    def end_compile(self, program: _jax.Program | None) -> None:
-        """Records the finished program, or gives its place back."""
-        if program is None:
-            self._ledger.release()
-            return
-        self._ledger.record(program, self._key)
-        # The waiting threads may go on before the program has run: a host callback
-        # in it may wait for one of them.
-        self.leave(known=True)

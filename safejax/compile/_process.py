@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
-from typing import Any
+import weakref
+from collections import Counter
+from typing import Any, Protocol
 
 from safejax import _jax
-from safejax.limits import ProcessLimits
+from safejax.compile._events import emit
+from safejax.compile._rates import RateBook
+from safejax.limits import CompileRate, ProcessLimits
 
 
 @dataclasses.dataclass(slots=True)
@@ -16,6 +21,14 @@ class Owned:
 
     ledger_id: int
     client: Any
+    tenant: str | None = None
+
+
+class Account(Protocol):
+    """What the process asks of each ledger."""
+
+    def forget_threads(self) -> None:
+        """In a forked child: what other threads had under way is not here."""
 
 
 class Process:
@@ -24,8 +37,13 @@ class Process:
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.limits = ProcessLimits()
+        self.rates = RateBook()
         self.programs: dict[int, Owned] = {}
         self.reserved = 0
+        # The same by tenant: racing threads must not exceed a tenant's cap either.
+        self.reserved_by: Counter[str] = Counter()
+        self.frozen = False
+        self.accounts: weakref.WeakSet[Account] = weakref.WeakSet()
 
     def forget(self, program_id: int) -> None:
         """Drops a program whose address now belongs to another one."""
@@ -42,8 +60,31 @@ class Process:
         for program_id in self.programs.keys() - live:
             del self.programs[program_id]
 
+    def hold(self) -> None:
+        """Takes the lock: the one that is in force when it is called."""
+        self.changed.acquire()
+
+    def let_go(self) -> None:
+        """Gives the lock back."""
+        self.changed.release()
+
+    def forget_threads(self) -> None:
+        """In a forked child: no other thread lives, to compile or to hold the lock."""
+        self.changed = threading.Condition(threading.RLock())
+        self.reserved = 0
+        self.reserved_by.clear()
+        for account in list(self.accounts):
+            account.forget_threads()
+
 
 process = Process()
+if hasattr(os, "register_at_fork"):
+    # Held across the fork, so that the child finds every ledger in one piece.
+    os.register_at_fork(
+        before=process.hold,
+        after_in_parent=process.let_go,
+        after_in_child=process.forget_threads,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +94,8 @@ class ProcessStats:
     Attributes:
         max_compiles: The budget of the process.
         live: How many compiled programs are alive.
+        tenants: How many tenants are told apart.
+        frozen: Whether :func:`freeze` is in force.
 
     Example:
         >>> import safejax
@@ -62,6 +105,8 @@ class ProcessStats:
 
     max_compiles: int
     live: int
+    tenants: int
+    frozen: bool
 
 
 def set_process_limits(limits: ProcessLimits) -> ProcessLimits:
@@ -89,7 +134,43 @@ def set_process_limits(limits: ProcessLimits) -> ProcessLimits:
         )
     with process.changed:
         before, process.limits = process.limits, limits
+        if _rates_of(before) != _rates_of(limits):
+            process.rates = RateBook(*_rates_of(limits))
     return before
+
+
+def _rates_of(
+    limits: ProcessLimits,
+) -> tuple[CompileRate | None, CompileRate | None, int]:
+    return limits.rate, limits.tenant_rate, limits.max_tenants
+
+
+def freeze() -> None:
+    """From now on no ``safe_jit`` function of the process compiles a new program.
+
+    Known signatures are served as before. Warm up, freeze, serve.
+
+    Example:
+        >>> import safejax
+        >>> safejax.freeze()
+        >>> safejax.process_stats().frozen
+        True
+        >>> safejax.unsafe_unfreeze()
+    """
+    with process.changed:
+        process.frozen = True
+    emit("frozen", "")
+
+
+def unsafe_unfreeze() -> None:
+    """Undoes :func:`freeze`: new programs are compiled again, within the limits.
+
+    Example:
+        >>> import safejax
+        >>> safejax.unsafe_unfreeze()
+    """
+    with process.changed:
+        process.frozen = False
 
 
 def process_stats() -> ProcessStats:
@@ -103,7 +184,10 @@ def process_stats() -> ProcessStats:
     with process.changed:
         process.prune()
         return ProcessStats(
-            max_compiles=process.limits.max_compiles, live=len(process.programs)
+            max_compiles=process.limits.max_compiles,
+            live=len(process.programs),
+            tenants=process.rates.tenants(),
+            frozen=process.frozen,
         )
 
 
@@ -111,3 +195,5 @@ def process_stats() -> ProcessStats:
 ProcessStats.__module__ = "safejax"
 set_process_limits.__module__ = "safejax"
 process_stats.__module__ = "safejax"
+freeze.__module__ = "safejax"
+unsafe_unfreeze.__module__ = "safejax"

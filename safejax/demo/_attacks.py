@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from safejax.demo import _flood, _inputs
+from safejax.demo import _compile_attacks, _flood, _inputs
 from safejax.demo._digits import train_and_serve
 from safejax.demo._outcome import Outcome
 
@@ -49,7 +49,7 @@ ATTACKS = (
         "T1",
         "shape-flood",
         "Shape flood",
-        "One client sends batches of 120 sizes.",
+        "One client sends batches of 80 sizes.",
         _flood.plain_flood,
         _flood.safe_flood,
     ),
@@ -65,7 +65,7 @@ ATTACKS = (
         "T3",
         "memory-growth",
         "Memory growth",
-        "150 well-formed sizes, one after another.",
+        "100 well-formed sizes, one after another.",
         _flood.plain_stream,
         _flood.safe_stream,
     ),
@@ -92,6 +92,22 @@ ATTACKS = (
         "The same call 20 times, its static argument NaN.",
         _inputs.plain_churn,
         _inputs.safe_churn,
+    ),
+    Attack(
+        "T9",
+        "compile-bomb",
+        "Compile bomb",
+        "110 unrolled steps: a small program that XLA works on for seconds.",
+        _compile_attacks.plain_bomb,
+        _compile_attacks.safe_bomb,
+    ),
+    Attack(
+        "T10",
+        "recompile-storm",
+        "Recompile storm",
+        "Eight clients ask for ever new sizes; an honest ninth is among them.",
+        _compile_attacks.plain_storm,
+        _compile_attacks.safe_storm,
     ),
 )
 

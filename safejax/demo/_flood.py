@@ -26,9 +26,9 @@ from safejax.demo._measure import Meter, finished
 from safejax.demo._outcome import Outcome
 
 _CAP = 8
-_FLOOD_SHAPES = 120
+_FLOOD_SHAPES = 80
 _BAD_SHAPES = 10_000
-_STREAM_SHAPES = 150
+_STREAM_SHAPES = 100
 # A program of this model holds 0.4 to 2 MB; what levels off stays far below this.
 _LEVEL_BYTES_PER_SHAPE = 250_000
 

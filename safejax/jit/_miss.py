@@ -9,7 +9,10 @@ from typing import Any
 from typing_extensions import override
 
 from safejax import _jax
-from safejax.compile._ledger import Admission, Ledger
+from safejax.compile._admission import Admission
+from safejax.compile._ledger import Ledger
+from safejax.jit._background import Background
+from safejax.jit._settings import Settings
 
 
 class CacheMiss:
@@ -19,13 +22,30 @@ class CacheMiss:
     of it runs for a known signature.
     """
 
-    def __init__(self, jitted: Any, ledger: Ledger, restore: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        jitted: Any,
+        ledger: Ledger,
+        settings: Settings,
+        cache: Any,
+        restore: Callable[[], Any],
+    ) -> None:
+        self._cache = cache
+        self._has_deadline = settings.limits.compile_timeout_s is not None
         self._jitted = jitted
         self._handler: Callable[..., Any] = _jax.cache_miss(jitted)
         self._ledger = ledger
+        self._isolation = settings.isolation
         self._restore = restore
         self._statics = _jax.static_arguments(jitted)
+        self._most_entries = max(64, 4 * ledger.limits.max_compiles)
         self._module = _jax.module_name(jitted)
+        self._background: Background | None = None
+        if settings.on_new_signature == "background":
+            self._background = Background(
+                fun, settings.fallback, ledger, self._statics, self.compile_ahead
+            )
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -40,13 +60,21 @@ class CacheMiss:
                 return self._known(key, args, kwargs)
             return self._new(key, args, kwargs)
         except BaseException as error:
+            self._forget_refused()
             _jax.without_own_frames(error)
             raise
+
+    def _forget_refused(self) -> None:
+        # T3: C++ keeps an entry for every call that came here, with its static values,
+        # also for those that were refused. Known signatures come back at their next
+        # call, without a compilation.
+        if self._cache.size() > self._most_entries:
+            self._cache.clear()
 
     def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # An outer jit compiles the whole and answers for it; vmap or grad outside of
         # any jit compile here, under our name.
-        admission = Admission(self._ledger, None)
+        admission = Admission(self._ledger, None, self._isolation)
         with _jax.compiling_for(admission, self._module):
             return self._handler(*args, **kwargs)
 
@@ -54,25 +82,56 @@ class CacheMiss:
         self, key: _jax.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         # No new trace, but a committed input or a sharding can still need a program.
-        with _jax.compiling_for(Admission(self._ledger, key), self._module):
+        with _jax.compiling_for(
+            Admission(self._ledger, key, self._isolation), self._module
+        ):
             return self._handler(*args, **kwargs)
 
     def _new(
         self, key: _jax.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        admission = Admission(self._ledger, key)
+        admission = Admission(self._ledger, key, self._isolation)
+        if self._background is not None:
+            answer = self._background.answer(admission, key, args, kwargs)
+            # As the handler answers: results, and nothing for C++ to keep.
+            return answer, None, False
+        if self._ledger.is_in_flight(key):
+            self._let_others_in()
         if not admission.enter():
             return self._known(key, args, kwargs)
+        self._let_others_in()
         done = False
         try:
-            start = time.perf_counter()
-            # Traced apart, so that what the user's function compiles while it is
-            # traced is not charged to it. JAX keeps the trace for the next line.
-            _jax.trace(self._jitted, args, kwargs)
-            self._ledger.add_trace_time(time.perf_counter() - start)
+            self._trace(args, kwargs, admission)
             with _jax.compiling_for(admission, self._module):
                 result = self._handler(*args, **kwargs)
             done = True
         finally:
             admission.leave(known=done)
         return result
+
+    def _let_others_in(self) -> None:
+        # C++ has an entry for this call by now. Further calls with its signature would
+        # wait there until we return, deaf to their own deadline and to Ctrl-C; without
+        # the entry they come here, and wait in the ledger. What else is dropped is
+        # found again by JAX, without a compilation.
+        if self._has_deadline:
+            self._cache.clear()
+
+    def compile_ahead(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], admission: Admission
+    ) -> None:
+        """Makes the program of an admitted signature without running it."""
+        traced = self._trace(args, kwargs, admission)
+        with _jax.compiling_for(admission, self._module):
+            traced.lower().compile()
+
+    def _trace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], admission: Admission
+    ) -> Any:
+        # Traced apart, so that what the user's function compiles while it is traced
+        # is not charged to it. JAX keeps the trace for the handler.
+        start = time.perf_counter()
+        traced = _jax.trace(self._jitted, args, kwargs)
+        admission.traced(time.perf_counter() - start)
+        return traced

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from safejax import _jax
-from safejax.compile._ledger import Admission, Ledger
+from safejax.compile._admission import Admission
+from safejax.compile._events import emit
+from safejax.compile._ledger import Ledger
 from safejax.compile._process import process
 from safejax.jit._miss import CacheMiss
+from safejax.jit._precompile import Precompiled
+from safejax.jit._settings import Settings
 from safejax.jit._stats import Stats, stats_of
 from safejax.limits import Limits
 
@@ -27,10 +33,14 @@ class Controls:
     the release of programs.
     """
 
-    def __init__(self, jitted: Any, cache: Any, ledger: Ledger) -> None:
+    def __init__(
+        self, jitted: Any, cache: Any, ledger: Ledger, miss: CacheMiss, isolation: Any
+    ) -> None:
         self._jitted = jitted
         self._cache = cache
         self._ledger = ledger
+        self._miss = miss
+        self._isolation = isolation
         self._statics = _jax.static_arguments(jitted)
 
     def stats(self) -> Stats:
@@ -53,6 +63,23 @@ class Controls:
             _jax.without_own_frames(error)
             raise
 
+    def precompile(self, *args: Any, **kwargs: Any) -> Precompiled:
+        """Makes the program of one signature before its first call."""
+        try:
+            return self._precompiled(args, kwargs)
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
+
+    async def compile_async(self, *args: Any, **kwargs: Any) -> Precompiled:
+        """As :meth:`precompile`, without blocking the event loop."""
+        return await asyncio.to_thread(self.precompile, *args, **kwargs)
+
+    def freeze(self) -> None:
+        """From now on no new program; known signatures are served."""
+        self._ledger.frozen = True
+        emit("frozen", self._ledger.name)
+
     def clear_cache(self) -> None:
         """Frees the programs and traces of this function."""
         self._ledger.forget()
@@ -63,12 +90,40 @@ class Controls:
         traced = _jax.trace(self._jitted, args, kwargs)
         # With the key, so that a call with these shapes is known once compiled.
         key = _jax.signature(args, kwargs, *self._statics)
-        return _jax.owned_traced(traced, Admission(self._ledger, key))
+        admission = Admission(self._ledger, key, self._isolation)
+        return _jax.owned_traced(traced, admission)
+
+    def _precompiled(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Precompiled:
+        start = time.perf_counter()
+        key = _jax.signature(args, kwargs, *self._statics)
+        if key is None:
+            _jax.trace(self._jitted, args, kwargs)  # raises JAX's own error
+        admission = Admission(self._ledger, key, self._isolation)
+        if admission.enter():
+            try:
+                self._miss.compile_ahead(args, kwargs, admission)
+            finally:
+                admission.leave(known=False)
+        seconds = time.perf_counter() - start
+        return Precompiled(function=self._ledger.name, seconds=seconds)
+
+
+METHODS = (
+    "clear_cache",
+    "compile_async",
+    "freeze",
+    "lower",
+    "precompile",
+    "stats",
+    "trace",
+)
 
 
 def plain_jit(
     fun: Callable[..., Any],
-    limits: Limits,
+    settings: Settings,
     options: dict[str, Any],
     ledger: Ledger | None = None,
 ) -> tuple[Any, Ledger]:
@@ -76,7 +131,7 @@ def plain_jit(
 
     Args:
         fun: The function.
-        limits: Its limits.
+        settings: Its settings.
         options: The options of ``jax.jit``.
         ledger: Whose account to use; by default that of the function itself.
 
@@ -87,23 +142,21 @@ def plain_jit(
     _jax.install_compile_hook(process.forget)
     jitted = _jax.jitted(fun, options)
     if ledger is None:
-        ledger = ledger_for(fun, limits, jitted)
+        ledger = ledger_for(fun, settings.limits, jitted)
     cache = _jax.dispatch_cache(fun)
-    miss = CacheMiss(
-        jitted, ledger, functools.partial(_restored_miss, fun, limits, options)
-    )
+    restore = functools.partial(_restored_miss, fun, settings, options)
+    miss = CacheMiss(fun, jitted, ledger, settings, cache, restore)
     rebuilt = _jax.with_cache_miss(jitted, miss, cache)
-    controls = Controls(jitted, cache, ledger)
-    names = ("clear_cache", "lower", "stats", "trace")
-    _jax.add_methods(rebuilt, {name: getattr(controls, name) for name in names})
+    controls = Controls(jitted, cache, ledger, miss, settings.isolation)
+    _jax.add_methods(rebuilt, {name: getattr(controls, name) for name in METHODS})
     return rebuilt, ledger
 
 
 def _restored_miss(
-    fun: Callable[..., Any], limits: Limits, options: dict[str, Any]
+    fun: Callable[..., Any], settings: Settings, options: dict[str, Any]
 ) -> Any:
     # A pickled jitted function starts its own account where it is loaded.
-    return _jax.cache_miss(plain_jit(fun, limits, options)[0])
+    return _jax.cache_miss(plain_jit(fun, settings, options)[0])
 
 
 def ledger_for(fun: Callable[..., Any], limits: Limits, jitted: Any) -> Ledger:

@@ -11,10 +11,13 @@ from typing_extensions import override
 
 from safejax import _jax
 from safejax.compile._ledger import Ledger
+from safejax.compile._service import Isolation
 from safejax.contract import _contract, _values
 from safejax.contract._contract import Contract
 from safejax.jit import _evict, _gate
 from safejax.jit._plain import name_of, plain_jit
+from safejax.jit._precompile import Precompiled
+from safejax.jit._settings import Fallback, OnNewSignature, Settings
 from safejax.jit._stats import Stats, stats_of
 from safejax.limits import Limits
 
@@ -63,6 +66,15 @@ class SafeJitFunction(Protocol[P, R_co]):
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """As ``jax.jit(f).eval_shape``."""
 
+    def precompile(self, *args: Any, **kwargs: Any) -> Precompiled:
+        """Makes the program of one signature before its first call."""
+
+    async def compile_async(self, *args: Any, **kwargs: Any) -> Precompiled:
+        """As :meth:`precompile`, without blocking the event loop."""
+
+    def freeze(self) -> None:
+        """From now on no new program; known signatures are served."""
+
     def clear_cache(self) -> None:
         """Frees the programs of this function."""
 
@@ -79,6 +91,8 @@ class _NotGiven:
 
 
 _NOT_GIVEN = _NotGiven()
+# The methods that take the arguments of a call.
+_ARGUED = ("compile_async", "eval_shape", "lower", "precompile", "trace")
 
 
 @overload
@@ -90,6 +104,9 @@ def safe_jit(
     dims: Mapping[str, tuple[int, int]] | None = ...,
     on_dtype: Literal["error", "cast"] = ...,
     limits: Limits | None = ...,
+    isolation: Isolation | None = ...,
+    on_new_signature: OnNewSignature = ...,
+    fallback: Fallback = ...,
     **jit_options: Any,
 ) -> SafeJitFunction[P, R]: ...
 
@@ -101,6 +118,9 @@ def safe_jit(
     dims: Mapping[str, tuple[int, int]] | None = ...,
     on_dtype: Literal["error", "cast"] = ...,
     limits: Limits | None = ...,
+    isolation: Isolation | None = ...,
+    on_new_signature: OnNewSignature = ...,
+    fallback: Fallback = ...,
     **jit_options: Any,
 ) -> Callable[[Callable[P, R]], SafeJitFunction[P, R]]: ...
 
@@ -113,6 +133,9 @@ def safe_jit(
     dims: Mapping[str, tuple[int, int]] | None = None,
     on_dtype: Literal["error", "cast"] = "error",
     limits: Limits | None = None,
+    isolation: Isolation | None = None,
+    on_new_signature: OnNewSignature = "block",
+    fallback: Fallback = "raise",
     **jit_options: Any,
 ) -> Any:
     """``jax.jit`` with a contract on its inputs and a cap on its programs.
@@ -131,6 +154,15 @@ def safe_jit(
         on_dtype: ``"cast"`` converts inputs of another dtype where no integer wraps
             around; ``"error"`` refuses them.
         limits: How many programs the function may own; see :class:`safejax.Limits`.
+        isolation: Where programs are compiled: ``"process"``, where a deadline can
+            kill; ``"thread"``, where only the caller is released; ``"none"``, in the
+            calling thread. By default in a process on CPU where ``limits`` has a
+            deadline or a memory limit, in a thread on other devices, else in the
+            calling thread.
+        on_new_signature: ``"background"`` answers a call with a new signature from
+            ``fallback`` while its program is made; ``"block"`` waits for it.
+        fallback: ``"raise"``: ``CompilePendingError``; ``"eager"``: the function as it
+            is, without compilation; or a callable with the same arguments.
         **jit_options: Every option of ``jax.jit``, with its meaning.
 
     Returns:
@@ -158,17 +190,19 @@ def safe_jit(
         safejax.errors.ContractError: [SJ101] total() refused: 1 violation
           x  shape  expected (b, 3) with b=2, got (2, 4)
     """
-    limits = Limits() if limits is None else limits
-    if not isinstance(limits, Limits):
-        raise TypeError(
-            f"safe_jit(limits=...) takes safejax.Limits, got {type(limits).__name__}"
-        )
+    settings = Settings(
+        limits=Limits() if limits is None else limits,
+        isolation=isolation,
+        on_new_signature=on_new_signature,
+        fallback=fallback,
+    )
+    settings.check_options(jit_options)
     decorate = functools.partial(
         _decorated,
         contract=contract,
         dims=dims,
         on_dtype=on_dtype,
-        limits=limits,
+        settings=settings,
         options=jit_options,
     )
     if fun is _NOT_GIVEN:
@@ -186,16 +220,16 @@ def _decorated(
     contract: Any,
     dims: Mapping[str, tuple[int, int]] | None,
     on_dtype: Literal["error", "cast"],
-    limits: Limits,
+    settings: Settings,
     options: dict[str, Any],
 ) -> Any:
     function = name_of(fun)
     if contract is None:
         if dims is not None:
             raise _contract.malformed(function, "dims= without contract=")
-        if limits.on_limit == "raise":
-            return plain_jit(fun, limits, options)[0]
-        return _evicting(fun, limits, options)
+        if settings.limits.on_limit == "raise":
+            return plain_jit(fun, settings, options)[0]
+        return _evicting(fun, settings, options)
     statics = _jax.static_arguments(_jax.jitted(fun, options))
     understood = _contract.build(
         fun,
@@ -208,9 +242,9 @@ def _decorated(
     )
     traced = _sanitised(fun, understood)
     call, ledger = (
-        plain_jit(traced, limits, options)
-        if limits.on_limit == "raise"
-        else _slots(traced, limits, options)
+        plain_jit(traced, settings, options)
+        if settings.limits.on_limit == "raise"
+        else _slots(traced, settings, options)
     )
     gate = _gate.Gate(understood, call, ledger, statics)
     written = _gate.write(gate, understood, call)
@@ -218,14 +252,14 @@ def _decorated(
 
 
 def _slots(
-    fun: Any, limits: Limits, options: dict[str, Any]
+    fun: Any, settings: Settings, options: dict[str, Any]
 ) -> tuple[_evict.Slots, Ledger]:
-    slots = _evict.Slots(fun, limits, options)
+    slots = _evict.Slots(fun, settings, options)
     return slots, slots.ledger
 
 
-def _evicting(fun: Any, limits: Limits, options: dict[str, Any]) -> Any:
-    slots, ledger = _slots(fun, limits, options)
+def _evicting(fun: Any, settings: Settings, options: dict[str, Any]) -> Any:
+    slots, ledger = _slots(fun, settings, options)
 
     # A function and not the object, so that it binds as a method.
     def evicting(*args: Any, **kwargs: Any) -> Any:
@@ -274,10 +308,10 @@ def _finished(
 ) -> Any:
     """Gives a written-out function the name, docs and methods of a jitted one."""
     functools.update_wrapper(written, fun)
-    jitted = call.shared if isinstance(call, _evict.Slots) else call
-    methods = {name: getattr(jitted, name) for name in ("trace", "lower", "eval_shape")}
-    if gate is not None:
-        methods = {name: gate.examined(method) for name, method in methods.items()}
+    evicting = isinstance(call, _evict.Slots)
+    bare = {n: call.method(n) if evicting else getattr(call, n) for n in _ARGUED}
+    methods = {n: m if gate is None else gate.examined(m) for n, m in bare.items()}
+    methods["freeze"] = (call.shared if evicting else call).freeze
 
     def stats() -> Stats:
         """Counts, sizes and times of this function's programs."""

@@ -1,0 +1,69 @@
+"""Programs made ahead of their first call, then served frozen."""
+
+from __future__ import annotations
+
+import asyncio
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import PATIENT, outcome
+
+import safejax
+from safejax import CompileLimitError, Limits, safe_jit, spec
+
+
+def shape(n):
+    return jax.ShapeDtypeStruct((n,), jnp.float32)
+
+
+@pytest.mark.parametrize("contract", [None, {"x": spec("f32[n]")}])
+@pytest.mark.parametrize("on_limit", ["raise", "evict"])
+@pytest.mark.parametrize("timeout_s", [None, 120.0])
+def test_warm_up_freeze_serve(contract, on_limit, timeout_s):
+    limits = Limits(on_limit=on_limit, compile_timeout_s=timeout_s)
+    f = safe_jit(lambda x: x * 2, contract=contract, limits=limits)
+    done = []
+    reports = safejax.precompile(
+        [(f, (shape(n),)) for n in (1, 2, 3)], progress=lambda *k: done.append(k)
+    )
+    f.freeze()
+
+    assert [report.error for report in reports] == [None] * 3
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    for n in (1, 2, 3):
+        assert f(np.ones(n, np.float32)).tolist() == [2] * n
+    assert f.stats().compiles == 3
+    assert outcome(f, np.ones(4, np.float32)).code == "SJ204"
+
+
+def test_refusals_are_in_the_report_and_other_errors_are_raised():
+    f = safe_jit(lambda x: x @ x, limits=Limits(max_compiles=1))
+    ok, refused = safejax.precompile([(f, (shape(n),)) for n in (1, 2)], workers=1)
+
+    assert ok.error is None
+    assert isinstance(refused.error, CompileLimitError)
+    with pytest.raises((TypeError, ValueError)):
+        safejax.precompile([(safe_jit(lambda x: x @ 1), (shape(2),))])
+    with pytest.raises(ValueError, match="workers"):
+        safejax.precompile([], workers=0)
+    with pytest.raises(CompileLimitError):
+        f.precompile(shape(9))
+
+
+def test_compile_async_does_not_block_the_loop():
+    f = safe_jit(lambda x: x * 3, limits=PATIENT)
+
+    async def work():
+        return await asyncio.gather(*(f.compile_async(shape(n)) for n in (1, 2)))
+
+    assert [report.error for report in asyncio.run(work())] == [None, None]
+    assert f(np.ones(2, np.float32)).tolist() == [3, 3]
+    assert f.stats().compiles == 2
+
+
+def test_precompiling_twice_compiles_once():
+    f = safe_jit(lambda x: x * 3, limits=PATIENT)
+    f.precompile(shape(1)), f.precompile(shape(1))
+    assert f.stats().compiles == 1
