@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import safejax
+from safejax.compile._service import service
 from safejax.demo import _attacks, _compile_attacks, _digits, _run
 from safejax.demo._measure import Meter
 from safejax.demo._outcome import ACCURACY_FLOOR, Outcome, Training
@@ -271,6 +272,7 @@ def test_child_reports_its_complaint_as_the_reason():
 
 def test_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_run, "_DEADLINE_S", 0.05)
+    service.configure()  # ends the compile workers that other tests have left idle
 
     with pytest.raises(_run.NotPlayedError, match="took over"):
         _run.play_in_child("memory-growth", "plain", 0)

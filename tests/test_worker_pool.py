@@ -18,6 +18,7 @@ import pytest
 from safejax.compile import _child, _pool
 from safejax.compile._job import Request, WorkerConfig
 from safejax.compile._pool import Pool, PoolClosedError, QueueFullError
+from safejax.compile._service import service
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="looks into /proc; workers are tested on Linux"
@@ -528,6 +529,7 @@ def kill_many(pool, count):
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_leave_no_process_no_descriptor_and_no_thread(make, count):
+    service.configure()  # ends the compile workers that other tests have left idle
     pool = make()
     held = kill_many(pool, count)
     assert open_descriptors() <= held
