@@ -141,6 +141,7 @@ def fake(tmp_path):
 @pytest.fixture
 def make(fake):
     """Makes pools of fake workers, and sees that they leave nothing behind."""
+    service.configure()  # ends the compile workers that other tests have left idle
     descriptors, threads = open_descriptors(), threading.active_count()
     pools = []
 
@@ -529,7 +530,6 @@ def kill_many(pool, count):
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_leave_no_process_no_descriptor_and_no_thread(make, count):
-    service.configure()  # ends the compile workers that other tests have left idle
     pool = make()
     held = kill_many(pool, count)
     assert open_descriptors() <= held
