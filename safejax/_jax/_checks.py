@@ -53,6 +53,8 @@ def _self_checks() -> Iterator[tuple[str, bool]]:
     hook = getattr(compiler, "compile_or_get_cached", None)
     parameters = tuple(inspect.signature(hook).parameters) if hook else ()
     yield "compile_or_get_cached", parameters[:2] == _COMPILE_PARAMETERS
+    compiles = getattr(compiler, "backend_compile_and_load", None)
+    yield "backend_compile_and_load", callable(compiles)
     yield "parse_arguments", hasattr(jax_jit, "parse_arguments")
     yield "shaped_abstractify", hasattr(core, "shaped_abstractify")
     yield "trace_context", hasattr(config, "trace_context")

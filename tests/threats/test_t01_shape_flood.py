@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
+from compiling import compilations
 
 from safejax import CompileLimitError, ContractError, Limits, safe_jit, spec
 
@@ -15,21 +14,6 @@ SIZES = range(1, 41)
 
 def request(size):
     return np.ones(size, np.float32)
-
-
-@contextlib.contextmanager
-def compilations():
-    seen = []
-
-    def listen(name, _, **__):
-        if name == "/jax/core/compile/backend_compile_duration":
-            seen.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_plain_jit_compiles_for_every_size():
