@@ -203,6 +203,69 @@ def slow(steps: int) -> Program:
     return Program(f"{steps} unrolled steps", unrolled, (w,))
 
 
+def serial(steps: int) -> Program:
+    """A chain of gathers: one kernel, so that XLA has nothing to do side by side."""
+    rows, order = _rows(16, 16), np.arange(16)
+
+    def gathers(x: Any, k: Any) -> Any:
+        for i in range(steps):
+            x = x[(k + i) % 16] * 1.1
+        return x
+
+    return Program(f"{steps} gathers", gathers, (rows, order))
+
+
+def products(steps: int) -> Program:
+    """A chain of matrix products, each a kernel of its own."""
+    w = _rows(64, 64)
+
+    def multiplied(x: Any, w: Any) -> Any:
+        for i in range(steps):
+            x = jnp.tanh(x @ w) + i
+        return x
+
+    return Program(f"{steps} matrix products", multiplied, (w, w))
+
+
+def training_step(layers: int) -> Program:
+    """The gradient step of a small transformer."""
+    width, heads, length = 64, 4, 32
+    sizes = {
+        **dict.fromkeys("qkvo", (width, width)),
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+    }
+    params = [
+        {name: _rows(*shape, seed=i) for name, shape in sizes.items()}
+        for i in range(layers)
+    ]
+
+    def normal(x: Any) -> Any:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def attended(p: Any, x: Any) -> Any:
+        split = [
+            (normal(x) @ p[n]).reshape(-1, length, heads, width // heads) for n in "qkv"
+        ]
+        q, k, v = (part.swapaxes(1, 2) for part in split)
+        weights = jax.nn.softmax(q @ k.swapaxes(-1, -2) / 4.0)
+        return (weights @ v).swapaxes(1, 2).reshape(x.shape) @ p["o"]
+
+    def loss(params: Any, x: Any) -> Any:
+        for p in params:
+            x = x + attended(p, x)
+            x = x + jax.nn.gelu(normal(x) @ p["up"]) @ p["down"]
+        return (x**2).mean()
+
+    def step(params: Any, x: Any) -> Any:
+        value, slopes = jax.value_and_grad(loss)(params, x)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes)
+
+    batch = np.ones((8, length, width), np.float32)
+    return Program(f"training step, {layers} layers", step, (params, batch))
+
+
 # --- compile bombs ----------------------------------------------------------------
 
 

@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    bench_buckets,
+    bench_cache,
+    bench_checkpoint,
     bench_compile,
     bench_dispatch,
+    bench_export,
+    bench_guard,
     bench_import,
     bench_memory,
+    bench_metrics,
     bench_peers,
     bench_refusal,
+    bench_review,
 )
 from benchmarks._harness import FULL, QUICK, Effort, Row, machine_facts
 
@@ -31,6 +38,13 @@ _MODULES = (
     bench_import,
     bench_memory,
     bench_compile,
+    bench_guard,
+    bench_review,
+    bench_checkpoint,
+    bench_metrics,
+    bench_cache,
+    bench_buckets,
+    bench_export,
 )
 _HEADS = ("what", "measured", "middle half", "limit", "verdict", "")
 

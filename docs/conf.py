@@ -33,10 +33,12 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(jax|jaxlib|numpy|np|jnp|collections|contextlib|typing|typing_extensions)\..*",
+        r"(jax|jaxlib|numpy|np|jnp|collections|contextlib|os|pathlib|typing|typing_extensions"
+        r"|prometheus_client|opentelemetry)\..*",
     ),
     ("py:.*", r"safejax\.(\w+\.)*_\w+\.\w+"),  # types of private modules
     ("py:.*", r"(Any|Axis|Constraint|Callable|Mapping|Sequence|Literal|Kind|P|R|_\w+)"),
+    ("py:.*", r"(App|Decision|Digest|Identify|Reported\w+)"),
     ("py:.*", r"(bool|dict|float|int|list|object|str|tuple|type|None|optional)"),
     ("py:.*", r"(\w+Error|Exception|dataclasses\..*|builtins\..*)"),
 ]

@@ -126,10 +126,11 @@ class ContractError(SafeJaxError, TypeError):
     """A call broke its contract, or the contract itself is malformed.
 
     ``SJ101``: a call was refused; ``violations`` lists every reason, not the first.
-    ``SJ102``: the contract could not be understood, found at decoration.
+    ``SJ102``: the contract could not be understood, found at decoration. ``SJ103``:
+    ``buckets=`` would pad the input of a function in whose answer padding shows.
 
     Attributes:
-        violations: All violations of the refused call; empty for ``SJ102``.
+        violations: All violations of the refused call; otherwise empty.
 
     Example:
         >>> import safejax
@@ -184,8 +185,8 @@ class CompileLimitError(SafeJaxError, RuntimeError):
     say whether the function's, the tenant's or the process's; ``SJ204``: frozen, no
     new programs from now on; ``SJ205``: the compilation of this signature failed, and
     its back-off has not ended; ``SJ207``: the cap of the tenant; ``SJ208``: too many
-    compilations that outlived their deadline still run. Known signatures are still
-    served.
+    compilations that outlived their deadline still run; ``SJ209``: too many wait for
+    a compile worker. Known signatures are still served.
 
     Attributes:
         retry_after_s: Seconds after which the same call may be admitted, or ``None``
@@ -281,7 +282,8 @@ class CompileMemoryError(SafeJaxError, MemoryError):
 class WorkerError(SafeJaxError, RuntimeError):
     """A process that compiles for this one died, or answered what it must not.
 
-    ``SJ230``. The calling process is unharmed.
+    ``SJ230``. The calling process is unharmed. ``SJ231``: XLA does not answer in this
+    process, which was forked from one that had used JAX.
 
     Example:
         >>> import safejax
@@ -293,3 +295,47 @@ class WorkerError(SafeJaxError, RuntimeError):
     """
 
     default_code = "SJ230"
+
+
+class GuardError(SafeJaxError, PermissionError):
+    """An API that the guard's policy disallows was called in its scope.
+
+    ``SJ301``. ``details`` has ``api``, ``category`` and the caller's ``file`` and
+    ``line``.
+
+    Example:
+        >>> import jax, safejax
+        >>> try:
+        ...     with safejax.guard():
+        ...         jax.make_jaxpr(lambda x: x)
+        ... except PermissionError as error:
+        ...     error.code, error.details["category"]
+        ('SJ301', 'introspection')
+    """
+
+    default_code = "SJ301"
+
+
+class ProgramRejectedError(SafeJaxError, RuntimeError):
+    """A traced program was refused before it could be compiled or run.
+
+    ``SJ401``: a primitive or an effect that the policy does not admit; ``SJ402``: a
+    custom call that it does not admit. The others are budgets of
+    :class:`safejax.Limits`: ``SJ403`` ``max_equations``; ``SJ404``
+    ``trace_timeout_s``; ``SJ405`` ``max_constant_bytes``; ``SJ406``
+    ``max_output_bytes``; ``SJ407`` ``max_memory_bytes``, estimated or, after
+    compilation, real; ``SJ408`` ``max_flops``; ``SJ409`` ``max_loop_nesting``;
+    ``SJ410`` ``max_process_memory_bytes``, at run time. ``SJ411``: it was called under
+    ``jax.disable_jit()``, where nothing is reviewed.
+
+    Example:
+        >>> import jax.numpy as jnp, safejax
+        >>> small = safejax.Limits(max_output_bytes=100)
+        >>> try:
+        ...     safejax.safe_jit(lambda: jnp.zeros(1000), limits=small)()
+        ... except safejax.ProgramRejectedError as error:
+        ...     error.code, error.details["got"]
+        ('SJ406', 4000)
+    """
+
+    default_code = "SJ401"

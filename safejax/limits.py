@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 _ON_LIMIT = ("raise", "evict")
+_BUDGETS = (
+    "max_equations",
+    "max_constant_bytes",
+    "max_output_bytes",
+    "max_memory_bytes",
+    "max_loop_nesting",
+    "max_process_memory_bytes",
+)
+_SERVING: dict[str, Any] = {
+    "compile_timeout_s": 60.0,
+    "compile_memory_bytes": 4 * 2**30,
+    "max_equations": 50_000,
+    "trace_timeout_s": 20.0,
+    "max_constant_bytes": 16 * 2**20,
+    "max_output_bytes": 256 * 2**20,
+    "max_memory_bytes": 4 * 2**30,
+    "max_flops": 1e13,
+    "max_loop_nesting": 4,
+}
 
 # Thirty years: no duration is longer, and none overflows when counted in nanoseconds.
 _LONGEST_S = 1e9
@@ -27,7 +46,13 @@ def check_count(owner: str, name: str, value: object, *, least: int) -> None:
         raise ValueError(f"{owner}({name}=...) must be at least {least}, got {value}")
 
 
-def _check_seconds(owner: str, name: str, value: object) -> None:
+def check_seconds(owner: str, name: str, value: object) -> None:
+    """Refuses what is no number of seconds over zero.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is zero, negative, not finite or over thirty years.
+    """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(
             f"{owner}({name}=...) must be a number of seconds, "
@@ -38,6 +63,15 @@ def _check_seconds(owner: str, name: str, value: object) -> None:
             f"{owner}({name}=...) must be over 0 and at most {_LONGEST_S:.0f} seconds, "
             f"got {value}"
         )
+
+
+def _check_flops(owner: str, name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(
+            f"{owner}({name}=...) must be a number, got {type(value).__name__}"
+        )
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{owner}({name}=...) must be at least 0, got {value}")
 
 
 def _check_rate(owner: str, name: str, value: object) -> None:
@@ -83,13 +117,13 @@ class CompileRate:
     compile_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        _check_seconds("CompileRate", "per_s", self.per_s)
+        check_seconds("CompileRate", "per_s", self.per_s)
         if self.compiles is not None:
             check_count("CompileRate", "compiles", self.compiles, least=1)
         if self.burst is not None:
             check_count("CompileRate", "burst", self.burst, least=1)
         if self.compile_seconds is not None:
-            _check_seconds("CompileRate", "compile_seconds", self.compile_seconds)
+            check_seconds("CompileRate", "compile_seconds", self.compile_seconds)
         if self.compiles is None and self.compile_seconds is None:
             raise ValueError("CompileRate() needs compiles=... or compile_seconds=...")
         if self.compiles is None and self.burst is not None:
@@ -118,6 +152,21 @@ class Limits:
             seconds; doubles with each failure in a row, up to 300 s.
         max_orphans: How many compilations that outlived their deadline may go on at
             once, where they can't be killed (``isolation="thread"``).
+        max_equations: How many equations a traced program may have, those of nested
+            programs included; enforced while it is traced. ``None`` for no limit.
+        trace_timeout_s: How many seconds a trace may take, looked at at each
+            primitive; ``None`` for no limit.
+        max_constant_bytes: How large the arrays may be, together, that a program
+            captures instead of taking them as arguments, in bytes.
+        max_output_bytes: How large the results may be together, in bytes.
+        max_memory_bytes: How much memory arguments, results and the buffers between
+            them may need at the peak, in bytes per device: estimated before
+            compilation and compared with what XLA says after it.
+        max_flops: How many floating-point operations one call may take, estimated.
+        max_loop_nesting: How many loops may stand inside one another.
+        max_process_memory_bytes: How large the process may become, in bytes of
+            resident memory, or of the device's where it tells: a call whose program
+            would not fit into what is left is refused. Costs a look at each call.
 
     Raises:
         TypeError: A limit has the wrong type.
@@ -138,25 +187,55 @@ class Limits:
     rate: CompileRate | None = None
     retry_backoff_s: float = 1.0
     max_orphans: int = 2
+    max_equations: int | None = 1_000_000
+    trace_timeout_s: float | None = None
+    max_constant_bytes: int | None = None
+    max_output_bytes: int | None = None
+    max_memory_bytes: int | None = None
+    max_flops: float | None = None
+    max_loop_nesting: int | None = None
+    max_process_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_count("Limits", "max_compiles", self.max_compiles, least=1)
         check_count("Limits", "warn_compiles", self.warn_compiles, least=1)
         check_count("Limits", "max_static_bytes", self.max_static_bytes, least=1)
         if self.compile_timeout_s is not None:
-            _check_seconds("Limits", "compile_timeout_s", self.compile_timeout_s)
+            check_seconds("Limits", "compile_timeout_s", self.compile_timeout_s)
         if self.compile_memory_bytes is not None:
             check_count(
                 "Limits", "compile_memory_bytes", self.compile_memory_bytes, least=1
             )
         _check_rate("Limits", "rate", self.rate)
-        _check_seconds("Limits", "retry_backoff_s", self.retry_backoff_s)
+        check_seconds("Limits", "retry_backoff_s", self.retry_backoff_s)
         check_count("Limits", "max_orphans", self.max_orphans, least=0)
+        for name in _BUDGETS:
+            if getattr(self, name) is not None:
+                check_count("Limits", name, getattr(self, name), least=0)
+        if self.trace_timeout_s is not None:
+            check_seconds("Limits", "trace_timeout_s", self.trace_timeout_s)
+        if self.max_flops is not None:
+            _check_flops("Limits", "max_flops", self.max_flops)
         if self.on_limit not in _ON_LIMIT:
             raise ValueError(
                 f"Limits(on_limit=...) must be one of {_ON_LIMIT}, "
                 f"got {self.on_limit!r}"
             )
+
+    @classmethod
+    def serving(cls, **changes: Any) -> Limits:
+        """Limits for a process that answers requests it does not trust.
+
+        Args:
+            **changes: Fields that differ from the preset.
+
+        Example:
+            >>> import safejax
+            >>> strict = safejax.Limits.serving(max_compiles=8)
+            >>> strict.max_compiles, strict.max_loop_nesting
+            (8, 4)
+        """
+        return cls(**{**_SERVING, **changes})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,3 +281,37 @@ class ProcessLimits:
                 least=1,
             )
         check_count("ProcessLimits", "max_tenants", self.max_tenants, least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LoadLimits:
+    """How large a signed file may be, and what it contains.
+
+    Attributes:
+        max_header_bytes: How long the signed header may be, in bytes. So much is read
+            of a file whose signature is not checked yet.
+        max_data_bytes: How much data a file may hold, and a checkpoint of many files
+            together, in bytes.
+        max_leaves: How many arrays and scalars there may be.
+        max_depth: How deep containers may be nested.
+        max_files: How many files a checkpoint of many processes may have.
+
+    Raises:
+        TypeError: A limit is not an integer.
+        ValueError: A limit is less than 1.
+
+    Example:
+        >>> import safejax
+        >>> safejax.LoadLimits(max_data_bytes=2**30).max_leaves
+        1000000
+    """
+
+    max_header_bytes: int = 100_000_000
+    max_data_bytes: int = 2**40
+    max_leaves: int = 1_000_000
+    max_depth: int = 100
+    max_files: int = 10_000
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_count("LoadLimits", field.name, getattr(self, field.name), least=1)

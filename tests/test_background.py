@@ -98,7 +98,7 @@ def test_donation_is_refused_at_decoration(donation):
 def test_a_failure_is_met_by_the_next_call():
     f = background(endless(), limits=Limits(compile_timeout_s=0.3, retry_backoff_s=300))
     assert isinstance(outcome(f, SQUARE), CompilePendingError)
-    until(lambda: f.stats().kills == 1)
+    # It ran out of time while it was lowered, or was killed while it was compiled.
     until(lambda: outcome(f, SQUARE).code == "SJ205")
 
     error = outcome(f, SQUARE)

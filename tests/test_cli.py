@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,12 +67,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
 
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in _main._COMMANDS)
+    assert all(name.split()[0] in printed for name in _main._COMMANDS)
 
 
 def test_every_command_of_the_table_has_a_module_that_runs_it():
     for command in _main._COMMANDS.values():
-        assert callable(_main.importlib.import_module(command.module).run)
+        module = _main.importlib.import_module(command.module)
+        assert callable(getattr(module, command.function))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,8 @@ def test_every_command_of_the_table_has_a_module_that_runs_it():
         ["demo", "--seed", "x"],
         ["demo", "--seed", "-1"],
         ["demo", "--seed", str(2**32)],
+        ["demo", "--serve", "--port", "65536"],
+        ["demo", "--serve", "--port", "-1"],
     ],
     ids=" ".join,
 )
@@ -166,6 +172,35 @@ def test_missing_extra_is_one_sentence_with_the_command_to_run(
     )
 
 
+def test_service_gets_its_own_options(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    module = types.ModuleType("stand_in")
+    module.run = lambda **given: asked.append(given) or 0
+    monkeypatch.setitem(sys.modules, "stand_in", module)
+    command = _main._Command("stand_in", {})
+    monkeypatch.setitem(_main._COMMANDS, "demo --serve", command)
+
+    assert _main.main(["demo", "--serve"]) == 0
+    argv = ["demo", "--serve", "--host", "::1", "--port", "0", "--seed", "4"]
+    assert _main.main(argv) == 0
+    assert asked == [
+        {"host": "127.0.0.1", "port": 8000, "seed": 0},
+        {"host": "::1", "port": 0, "seed": 4},
+    ]
+
+
+def test_service_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+
+    assert _main.main(["demo", "--serve"]) == 2
+    assert capsys.readouterr().err == (
+        "safejax demo --serve needs uvicorn: install with "
+        "`python -m pip install uvicorn`\n"
+    )
+
+
 def test_interruption_ends_with_status_130_and_one_line(
     answer: Callable[[Callable[..., int]], None],
     capsys: pytest.CaptureFixture[str],
@@ -217,3 +252,47 @@ sys.exit(_main.main(["demo"]))
 
     assert process.returncode == 1
     assert complaint == ""
+
+
+# --- the page about the commands ----------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+
+
+def sections() -> dict[str, set[str]]:
+    """The options that the page has for each command."""
+    parts = re.split(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), flags=re.M)[1:]
+    return {
+        name: set(re.findall(r"`(--?[a-z][a-z-]*)`", text))
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def commands() -> dict[str, set[str]]:
+    """The options that each command has, those of its actions included."""
+    (action,) = [a for a in _main._parser()._actions if a.dest == "command"]
+    return {
+        name: options(parser) - {"-h", "--help"}
+        for name, parser in action.choices.items()
+    }
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of those below it."""
+    found = {option for a in parser._actions for option in a.option_strings}
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return found.union(*(options(p) for a in below for p in a.choices.values()))
+
+
+def test_page_has_every_command_with_all_its_options():
+    expected, listed = commands(), sections()
+
+    assert len(expected) > 5
+    assert {name: listed.get(name) for name in expected} == expected
+
+
+def test_page_says_what_every_status_means():
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|", page, re.M)
+
+    assert list(map(int, rows)) == [0, 1, _main._USAGE, _main._INTERRUPTED]

@@ -128,6 +128,64 @@ def test_limit_programs_are_made_and_the_next_is_refused(limit, contract):
     assert f.stats().live == f.stats().compiles == limit
 
 
+@pytest.mark.parametrize("name", ["größe", "日本", 'a"b', "<lambda>", "_", ""])
+def test_limit_holds_for_a_function_of_any_name(name):
+    """MLIR's own text escapes what is not ASCII: such functions had no limit."""
+
+    def double(x):
+        return x * 2
+
+    double.__name__ = name
+    f = safe_jit(double, limits=Limits(max_compiles=2))
+    f(np.ones(1, f32))
+    f(np.ones(2, f32))
+    with pytest.raises(CompileLimitError):
+        f(np.ones(3, f32))
+
+    assert f.stats().live == 2
+
+
+class Renamed:
+    """Another name each time it is asked."""
+
+    count = 0
+
+    @property
+    def __name__(self):
+        type(self).count += 1
+        return f"name{self.count}"
+
+    def __call__(self, x):
+        return x * 2
+
+
+def renamed():
+    def double(x):
+        return x * 2
+
+    f = safe_jit(double, limits=Limits(max_compiles=2))
+    double.__name__ = "other"
+    return f
+
+
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        renamed,
+        lambda: jax.vmap(renamed()),
+        lambda: safe_jit(Renamed(), limits=Limits(max_compiles=2)),
+    ],
+    ids=["function", "under vmap", "callable"],
+)
+def test_limit_holds_for_a_function_that_is_renamed_later(make_it):
+    """JAX names a program when it traces, and limits went by the first name."""
+    f = make_it()
+    f(np.ones((1, 1), f32))
+    f(np.ones((1, 2), f32))
+    with pytest.raises(CompileLimitError):
+        f(np.ones((1, 3), f32))
+
+
 def test_numpy_and_jax_arrays_of_one_type_share_a_place():
     f = make(1)
 

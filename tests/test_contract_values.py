@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safejax import ContractError, Limits, safe_jit, spec
+from safejax.contract import _values
 
 f32 = np.float32
 MANY = Limits(max_compiles=100_000, warn_compiles=100_000)
@@ -396,3 +397,63 @@ def test_shape_and_dtype_are_still_required_where_values_are_clipped():
     for wrong in (np.ones(3, f32), np.ones(2)):
         with pytest.raises(ContractError):
             f(wrong)
+
+
+BAD = [np.nan, np.inf, -np.inf, -0.001, 1.001]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("finite", [True, False])
+def test_what_settles_a_call_alone_agrees_with_the_whole_check(bad, finite):
+    bounded = spec("f32[...]", minimum=0.0, maximum=1.0, finite=finite)
+    settles = _values.settler(bounded)
+    for shape in ((), (1,), (3, 5), (70_000,)):
+        x = np.full(shape, 0.5, np.float32)
+        assert _values.hold([(bounded, x)], on_host=True)
+        assert settles(x) == (x.size <= 65_536)
+        x[(-1,) * x.ndim] = bad
+        assert not settles(x)
+        assert not _values.hold([(bounded, x)], on_host=True)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        0.5,
+        np.float32(0.5),
+        jnp.full(3, 0.5),
+        np.full(3, 0.5),
+        np.full(3, 0.5, ">f4"),
+        np.zeros(0, np.float32),
+        [0.5],
+        None,
+    ],
+    ids=range(8),
+)
+def test_what_is_no_small_array_of_the_dtype_is_left_to_the_whole_check(leaf):
+    assert not _values.settler(spec("f32[...]", minimum=0.0, maximum=1.0))(leaf)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        spec("f32[3]", minimum=0.0),
+        spec("f32[3]", finite=True),
+        spec("f32[3]", one_of=(0.0, 1.0)),
+        spec("bf16[3]", minimum=0.0, maximum=1.0),
+        spec("*[3]", minimum=0.0, maximum=1.0),
+        spec("f32[3]", minimum=0.0, maximum=float("inf")),
+        {"a": spec("f32[3]", minimum=0.0, maximum=1.0)},
+    ],
+    ids=range(7),
+)
+def test_other_rules_than_two_bounds_have_no_short_check(rules):
+    assert _values.settler(rules) is None
+
+
+def test_integers_are_settled_at_their_bounds():
+    settles = _values.settler(spec("i32[...]", minimum=0, maximum=9))
+
+    assert settles(np.array([0, 9], np.int32))
+    assert not settles(np.array([0, 10], np.int32))
+    assert not settles(np.array([-1], np.int32))

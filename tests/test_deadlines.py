@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import signal
 import threading
@@ -33,13 +34,20 @@ from compiling import (
 import safejax
 from safejax import CompileLimitError, CompileTimeoutError, Limits, safe_jit
 
-BRIEF = Limits(compile_timeout_s=0.5)
+# Lowering these bombs takes 0.2 s, and several times that on a busy machine.
+BRIEF = Limits(compile_timeout_s=2.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_worker():
+    """A deadline covers the start of a worker; this one is to find it started."""
+    assert outcome(safe_jit(unrolled(1), limits=PATIENT), SQUARE).shape == (8, 8)
 
 
 @pytest.mark.parametrize("contract", [None, {"x": safejax.spec("f32[8, 8]")}])
 @pytest.mark.parametrize("on_limit", ["raise", "evict"])
 def test_a_compilation_is_killed_at_its_deadline(contract, on_limit):
-    limits = Limits(compile_timeout_s=0.5, on_limit=on_limit, retry_backoff_s=300.0)
+    limits = dataclasses.replace(BRIEF, on_limit=on_limit, retry_backoff_s=300.0)
     f = safe_jit(endless(), limits=limits, contract=contract)
     with (
         events("killed") as killed,
@@ -51,8 +59,8 @@ def test_a_compilation_is_killed_at_its_deadline(contract, on_limit):
     assert isinstance(error, TimeoutError)
     assert error.details["function"] == "bomb"
     assert error.details["phase"] == "compile"
-    assert error.details["limit_s"] == 0.5
-    assert 0.5 <= error.details["elapsed_s"] < 5.0
+    assert error.details["limit_s"] == 2.0
+    assert 2.0 <= error.details["elapsed_s"] < 20.0
     assert error.details["program_bytes"] > 1000
     assert "compile_timeout_s" in error.hint
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
@@ -98,11 +106,13 @@ def test_the_deadline_counts_the_time_in_the_queue():
     with ThreadPoolExecutor(2) as pool:
         hogs = [pool.submit(outcome, hog, SQUARE[:n, :n]) for n in (7, 8)]
         until(lambda: busy() == 2)
-        error = outcome(late, SQUARE)
+        with events("killed", "failed") as told:
+            error = outcome(late, SQUARE)
         assert [type(h.result(WAIT_S)) for h in hogs] == [CompileTimeoutError] * 2
 
     assert isinstance(error, CompileTimeoutError)
     assert error.details["phase"] == "queue"
+    assert told[0].phase == "queue"
 
 
 def test_a_later_deadline_of_the_same_program_is_not_shortened_by_a_killed_one():

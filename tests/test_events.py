@@ -155,11 +155,12 @@ def test_coroutine_function_is_refused():
 # --- harm ---------------------------------------------------------------------------
 
 
-def test_callback_that_raises_is_logged_once_and_stops_nobody(listen, caplog):
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit])
+def test_callback_that_raises_is_logged_once_and_stops_nobody(listen, caplog, kind):
     seen = []
 
     def broken(event):
-        raise ValueError("the secret 1234")
+        raise kind("the secret 1234")
 
     listen(broken)
     listen(seen.append)
@@ -172,7 +173,7 @@ def test_callback_that_raises_is_logged_once_and_stops_nobody(listen, caplog):
     assert record.levelno == logging.ERROR
     assert record.exc_info is None
     assert "broken" in record.getMessage()
-    assert "ValueError" in record.getMessage()
+    assert kind.__name__ in record.getMessage()
     assert "1234" not in record.getMessage()
 
 

@@ -235,16 +235,19 @@ def test_a_refusal_of_xla_is_jaxs_error_and_not_tried_again_at_once():
     assert f.stats().live == 0
 
 
-def test_a_thread_releases_its_caller_and_orphans_are_capped():
-    limits = Limits(compile_timeout_s=0.2, max_orphans=2)
+def test_a_thread_releases_its_caller_and_orphans_are_capped(caplog):
+    limits = Limits(compile_timeout_s=1.0, max_orphans=2)
     f = safe_jit(unrolled(150), limits=limits, isolation="thread")
     before = safejax.compile_status()["orphans"]
 
     def work(n):
         return outcome(f, SQUARE[:n, :n])
 
-    errors = [work(n) for n in (5, 6)]
+    with caplog.at_level(logging.WARNING, "safejax.compile"):
+        errors = [work(n) for n in (5, 6)]
 
+    assert all("can't exit before" in r.getMessage() for r in caplog.records)
+    assert len(caplog.records) == 2
     assert [type(error) for error in errors] == [CompileTimeoutError] * 2
     assert safejax.compile_status()["orphans"] - before == 2
     g = safe_jit(lambda x: x + 9, limits=limits, isolation="thread")

@@ -18,12 +18,39 @@ import pytest
 
 PACKAGE = Path(importlib.util.find_spec("safejax").submodule_search_locations[0])
 
-# Lowest first. A folder's own name stands for its __init__.py, which is empty.
+# Lowest first. A folder's own name stands for its __init__.py, which is empty but for
+# that of _jax and of signing.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("_version",),
     ("errors",),
     ("limits",),
-    ("_jax._dispatch", "_jax._programs", "_jax._checks", "_jax"),
+    ("_file_errors", "_secret", "_files", "keys"),
+    (
+        "signing._canonical",
+        "signing._digests",
+        "signing._header",
+        "signing._seal",
+        "signing._origin",
+        "signing._blob",
+        "signing._folder",
+        "signing._verify",
+        "signing._data",
+        "signing",
+    ),
+    (
+        "_jax._dispatch",
+        "_jax._guarding",
+        "_jax._caching",
+        "_jax._task",
+        "_jax._programs",
+        "_jax._inspect",
+        "_jax._budget",
+        "_jax._transfer",
+        "_jax._checks",
+        "_jax._distributed",
+        "_jax._settings",
+        "_jax",
+    ),
     (
         "contract",
         "contract._grammar",
@@ -40,6 +67,58 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "contract._values",
     ),
     (
+        "buckets",
+        "buckets._sizes",
+        "buckets._padding",
+        "buckets._layout",
+        "buckets._mask",
+        "buckets._outputs",
+        "buckets._samples",
+        "buckets._verdict",
+        "buckets._probe",
+        "buckets._refused",
+    ),
+    (
+        "guard",
+        "guard._policy",
+        "guard._row",
+        "guard._table",
+        "guard._state",
+        "guard._callers",
+        "guard._decide",
+        "guard._monitor",
+        "guard._replace",
+        "guard._resolve",
+        "guard._options",
+        "guard._audit",
+        "guard._inherit",
+        "guard._watch",
+        "guard._scope",
+    ),
+    (
+        "review",
+        "review._admitted",
+        "review._walk",
+        "review._shapes",
+        "review._sources",
+        "review._log",
+        "review._refused",
+        "review._flops",
+        "review._bounds",
+        "review._flow",
+        "review._sharding",
+        "review._books",
+        "review._memory",
+        "review._judge",
+        "review._modules",
+        "review._text",
+        "review._html",
+        "review._records",
+        "review._advice",
+        "review._report",
+        "review._conditions",
+    ),
+    (
         "compile",
         "compile._rows",
         "compile._explain",
@@ -51,15 +130,21 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compile._job",
         "compile._protocol",
         "compile._confine",
+        "compile._look",
         "compile._worker",
         "compile._child",
         "compile._staff",
         "compile._crew",
         "compile._pool",
+        "compile._trial",
         "compile._refusals",
+        "compile._forked",
         "compile._process",
+        "compile._room",
+        "compile._flights",
         "compile._ledger",
         "compile._service",
+        "compile._inquiry",
         "compile._admission",
     ),
     (
@@ -69,10 +154,91 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "jit._background",
         "jit._miss",
         "jit._precompile",
+        "jit._function",
         "jit._plain",
         "jit._evict",
         "jit._gate",
+        "jit._serving",
+        "jit._padding_options",
+        "jit._proving",
+        "jit._bucketed",
+        "jit._bucket_ahead",
         "jit._safe_jit",
+    ),
+    (
+        "export",
+        "export._schema",
+        "export._flat",
+        "export._facts",
+        "export._interface",
+        "export._judge",
+        "export._terms",
+        "export._assemble",
+        "export._specs",
+        "export._save",
+        "export._load",
+    ),
+    (
+        "cache",
+        "cache._entry",
+        "cache._place",
+        "cache._room",
+        "cache._tally",
+        "cache._store",
+        "cache._cache",
+    ),
+    (
+        "checkpoint",
+        "checkpoint._dtypes",
+        "checkpoint._tree",
+        "checkpoint._leaves",
+        "checkpoint._manifest",
+        "checkpoint._memory",
+        "checkpoint._read",
+        "checkpoint._place",
+        "checkpoint._like",
+        "checkpoint._snapshot",
+        "checkpoint._write",
+        "checkpoint._pieces",
+        "checkpoint._root",
+        "checkpoint._verify",
+        "checkpoint._directory",
+        "checkpoint._pending",
+        "checkpoint._save_shards",
+        "checkpoint._save",
+        "checkpoint._load_shards",
+        "checkpoint._load",
+        "checkpoint._copy",
+        "checkpoint._inspect",
+    ),
+    ("orbax",),
+    (
+        "convert",
+        "convert._names",
+        "convert._safetensors",
+        "convert._npz",
+        "convert._flax",
+        "convert._orbax",
+    ),
+    (
+        "integrations",
+        "integrations._problems",
+        "integrations._identify",
+        "integrations._places",
+        "integrations._messages",
+        "integrations.asgi",
+        "integrations._measures",
+        "integrations.prometheus",
+        "integrations.opentelemetry",
+    ),
+    (
+        "doctor",
+        "doctor._sniff",
+        "doctor._scan",
+        "doctor._folder",
+        "doctor._records",
+        "doctor._checks",
+        "doctor._gather",
     ),
     ("__init__",),
     (
@@ -80,20 +246,57 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "demo._outcome",
         "demo._measure",
         "demo._digits",
+        "demo._classifier",
+        "demo._service",
         "demo._flood",
         "demo._inputs",
         "demo._compile_attacks",
+        "demo._program_attacks",
+        "demo._checkpoint_attacks",
+        "demo._cache_attacks",
+        "demo._export_attacks",
         "demo._attacks",
         "demo._report",
         "demo._run",
     ),
-    ("cli", "cli._main"),
+    (
+        "cli",
+        "cli._arguments",
+        "cli._keys",
+        "cli._keygen",
+        "cli._sealed",
+        "cli._checkpoints",
+        "cli._cache",
+        "cli._convert",
+        "cli._review",
+        "cli._doctor",
+        "cli._main",
+    ),
 )
 ORDER = {name: i for i, name in enumerate(name for row in ROWS for name in row)}
 
 # Auditable alone: no JAX, no NumPy, nothing but the standard library.
-TRUSTED_CORE = ("_version", "errors", "limits")
-CORE_MAY_IMPORT = {"typing_extensions", *sys.stdlib_module_names}
+TRUSTED_CORE = (
+    "_version",
+    "errors",
+    "limits",
+    "_file_errors",
+    "_secret",
+    "_files",
+    "keys",
+    "signing",
+    "signing._canonical",
+    "signing._digests",
+    "signing._header",
+    "signing._seal",
+    "signing._origin",
+    "signing._blob",
+    "signing._folder",
+    "signing._verify",
+    "signing._data",
+)
+# blake3 is a digest, and absent unless it was asked for.
+CORE_MAY_IMPORT = {"typing_extensions", "blake3", *sys.stdlib_module_names}
 
 PRIVATE_JAX = (
     "jax._src",
@@ -105,15 +308,33 @@ PRIVATE_JAX = (
 )
 # A worker imports jaxlib without JAX; the protocol has a field of that name.
 MAY_USE_PRIVATE_JAX = (
+    "_jax._budget",
+    "_jax._caching",
     "_jax._checks",
     "_jax._dispatch",
+    "_jax._distributed",
+    "_jax._guarding",
+    "_jax._inspect",
     "_jax._programs",
+    "_jax._settings",
+    "_jax._task",
+    "_jax._transfer",
     "compile._protocol",
     "compile._worker",
 )
+# The package loads what it exports when it is asked for.
 # Looks its commands' modules up by name, so that `--help` needs no JAX.
 # A worker and its confinement load what may be absent, or must come late.
-MAY_IMPORT_BY_NAME = ("cli._main", "compile._confine", "compile._worker")
+MAY_IMPORT_BY_NAME = (
+    "__init__",
+    "cli._main",
+    "cli._convert",
+    "cli._doctor",
+    "cli._review",
+    "compile._confine",
+    "compile._look",
+    "compile._worker",
+)
 LATE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.If)
 
 
@@ -211,7 +432,8 @@ def import_fault(name: str, wanted: str) -> str:
     return ""
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+# What the package exports stands in a stub, as imports.
+FILES = [PACKAGE / "__init__.pyi", *sorted(PACKAGE.rglob("*.py"))]
 
 
 def test_every_file_has_exactly_one_row_and_every_row_a_file():

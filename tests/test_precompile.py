@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import PATIENT, outcome
+from compiling import PATIENT, SQUARE, busy, endless, outcome, until
 
 import safejax
 from safejax import CompileLimitError, Limits, safe_jit, spec
@@ -67,3 +68,26 @@ def test_precompiling_twice_compiles_once():
     f = safe_jit(lambda x: x * 3, limits=PATIENT)
     f.precompile(shape(1)), f.precompile(shape(1))
     assert f.stats().compiles == 1
+
+
+def test_a_cancelled_compilation_is_killed():
+    f = safe_jit(endless(), limits=Limits(compile_timeout_s=120.0))
+
+    async def give_up():
+        task = asyncio.create_task(f.compile_async(SQUARE))
+        while not busy():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    before = safejax.compile_status().get("kills", 0)
+    start = time.monotonic()
+    asyncio.run(give_up())  # waits for the thread
+
+    assert time.monotonic() - start < 100
+    until(lambda: not busy())
+    assert safejax.compile_status()["kills"] == before + 1
+    # Given up is not failed: it may be asked for again at once.
+    assert f.stats().live == 0
+    assert f.stats().refusals == {}

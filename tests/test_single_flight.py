@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from compiling import (
     endless,
     events,
     outcome,
+    pids,
     process_limits,
     python,
     race,
@@ -184,3 +186,37 @@ def test_a_forked_child_has_nothing_under_way_and_no_worker():
     out, err = process.communicate(timeout=WAIT_S)
 
     assert out.split() == ["0", "4"], err
+
+
+def test_wrappers_with_other_limits_wait_for_each_other_with_their_own_deadlines():
+    fun = endless()
+    long = safe_jit(fun, limits=Limits(compile_timeout_s=20.0))
+    short = safe_jit(fun, limits=Limits(compile_timeout_s=0.2))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(outcome, long, SQUARE)
+        until(lambda: busy() == 1)
+        second = outcome(short, SQUARE)
+        still_waits = not first.done()
+        for pid in pids():
+            os.kill(pid, signal.SIGKILL)
+        first = first.result(WAIT_S)
+
+    assert isinstance(second, CompileTimeoutError)
+    assert second.details["phase"] == "queue"
+    assert still_waits
+    assert isinstance(first, safejax.WorkerError)
+
+
+def test_wrappers_with_other_limits_compile_once():
+    traced = []
+    fun = unrolled(3, lambda: traced.append(1))
+    wrappers = [
+        safe_jit(fun, limits=Limits(compile_timeout_s=120.0 + i)) for i in range(4)
+    ]
+    before = served()
+
+    results = race(lambda i: wrappers[i % 4](SQUARE).shape)
+
+    assert results == [(8, 8)] * 8
+    assert served() - before == 1
+    assert len(traced) == 1

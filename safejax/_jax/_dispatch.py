@@ -138,6 +138,10 @@ class _Attributes(dict[str, Any]):
         return [(name, self[name]) for name in self]
 
 
+# Where a function keeps its contract, and what is behind it.
+BEHIND_CONTRACT = "_safejax_contract"
+
+
 def add_methods(function: Any, methods: dict[str, Any]) -> None:
     """Gives one function methods that wrappers of it don't take over."""
     function.__dict__ = _Attributes(dict(function.__dict__), methods)
@@ -167,15 +171,30 @@ def _structures(
     return tuple(map(jax.tree.structure, dynamic))
 
 
-def module_name(jitted: Any) -> str:
-    """How JAX names the modules of this function, without underscores at the ends."""
-    name = jitted.__getstate__()["function_name"]
-    return re.sub(r"[^\w.-]", "_", f"jit_{name}").strip("_")
+def function_name(jitted: Any) -> str:
+    """The name that the function had when it was jitted."""
+    name: str = jitted.__getstate__()["function_name"]
+    return name
+
+
+def module_name(function: str) -> str:
+    """How JAX names the modules of a function, without underscores at the ends."""
+    return re.sub(r"[^\w.-]", "_", f"jit_{function}").strip("_")
 
 
 def trace(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Traces without looking at attributes that the function may have brought."""
     return type(jitted).trace(jitted, *args, **kwargs)
+
+
+def eval_shape(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The method of that name, and not an attribute the function may have brought."""
+    return type(jitted).eval_shape(jitted, *args, **kwargs)
+
+
+def jit_disabled() -> bool:
+    """Whether ``jax.disable_jit`` is in force in this thread."""
+    return bool(config.disable_jit.value)
 
 
 def tracing_forbidden() -> bool:

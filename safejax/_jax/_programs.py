@@ -10,106 +10,28 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jaxlib.version
-from jax._src import compiler, source_info_util, stages, traceback_util
-from jax._src.interpreters import mlir
-from jax._src.lib import _jax  # type: ignore[attr-defined]
+from jax._src import compiler, source_info_util, stages, traceback_util, xla_bridge
 from typing_extensions import override
 
-from safejax._jax._dispatch import PACKAGE
-
-jaxlib_version: str = jaxlib.version.__version__
-
-
-class CompileTask:
-    """One backend compilation that JAX has asked for, and the ways to carry it out."""
-
-    def __init__(
-        self,
-        original: Callable[..., Any],
-        backend: Any,
-        module: Any,
-        devices: Any,
-        options: Any,
-        host_callbacks: Sequence[Any],
-    ) -> None:
-        self._original = original
-        self._backend = backend
-        self._module = module
-        self._devices = devices
-        self._options = options
-        self._host_callbacks = host_callbacks
-        self._bytecode: bytes | None = None
-
-    @property
-    def platform(self) -> str:
-        """The platform of the backend, such as ``"cpu"``."""
-        return str(getattr(self._backend, "platform", ""))
-
-    @property
-    def bytecode(self) -> bytes:
-        """The program as StableHLO bytecode."""
-        if self._bytecode is None:
-            self._bytecode = bytes(mlir.module_to_bytecode(self._module))
-        return self._bytecode
-
-    @property
-    def options(self) -> bytes:
-        """The compile options, serialized."""
-        return bytes(self._options.SerializeAsString())
-
-    @property
-    def device_ids(self) -> tuple[int, ...]:
-        """Ids of the devices the program will run on, in order."""
-        return tuple(int(device.id) for device in self._devices)
-
-    @property
-    def device_count(self) -> int:
-        """How many devices the backend has."""
-        return int(self._backend.device_count())
-
-    def stays_because(self) -> str | None:
-        """Why the program can't be compiled in another process, or ``None``."""
-        if self.platform != "cpu" or not hasattr(self._backend, "live_executables"):
-            return f"it is for the backend {self.platform!r}"
-        if self._backend.process_index() != 0 or jax.process_count() > 1:
-            return "it runs in several processes"
-        # A callback's address in this process is part of the program.
-        if self._host_callbacks or b"python_cpu_callback" in self.bytecode:
-            return "it calls back into Python"
-        return None
-
-    def in_process(self) -> Any:
-        """Compiles here and now; nothing can interrupt it."""
-        return self._original(
-            self._backend,
-            self._module,
-            self._devices,
-            self._options,
-            self._host_callbacks,
-        )
-
-    def load(self, executable: bytes) -> Any:
-        """Loads a serialized executable."""
-        return self._backend.deserialize_executable(
-            executable, self._devices, self._options
-        )
-
-    def refused(self, text: str) -> Exception:
-        """XLA's own refusal, as JAX raises it."""
-        error: Exception = _jax.JaxRuntimeError(text)
-        return error
+from safejax._jax import _caching
+from safejax._jax._dispatch import PACKAGE, jitted
+from safejax._jax._task import CompileTask, name_of
 
 
 class CompileOwner(Protocol):
     """Whoever answers for the XLA compilations of one ``safe_jit`` function."""
 
-    def begin_compile(self) -> None:
-        """Admits one compilation, or raises."""
+    def begin_compile(self, module: Any) -> None:
+        """Admits one compilation, of a StableHLO module, or raises."""
 
     def carry_out(self, task: CompileTask) -> Any:
         """Compiles, wherever that is wise, and returns the loaded executable."""
+
+    def patience_s(self) -> float | None:
+        """How long the caller will wait on, in seconds; ``None``: for ever."""
+
+    def accept(self, needs: Needs) -> None:
+        """Admits the finished program, before it may run, or raises."""
 
     def end_compile(self, program: Program | None) -> None:
         """Records the finished program, or ``None`` where it failed."""
@@ -127,6 +49,44 @@ class Program(NamedTuple):
     id: int
     client: Any
     seconds: float
+
+
+class Needs(NamedTuple):
+    """What one program needs in memory, in bytes per device, as XLA says.
+
+    Attributes:
+        arguments: Its arguments.
+        outputs: Its results that don't reuse the memory of an argument.
+        temporaries: What it needs besides, while it runs.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+    @property
+    def new(self) -> int:
+        """What is not there before a call."""
+        return self.outputs + self.temporaries
+
+
+def needs_of(executable: Any) -> Needs | None:
+    """What XLA says a program needs; ``None`` where the backend does not tell."""
+    try:
+        stats = executable.get_compiled_memory_stats()
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return None
+    outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return Needs(
+        arguments=int(stats.argument_size_in_bytes),
+        outputs=max(0, int(outputs)),
+        temporaries=int(stats.temp_size_in_bytes),
+    )
 
 
 class _Hook:
@@ -148,17 +108,17 @@ _traced_owners: weakref.WeakKeyDictionary[Any, CompileOwner] = (
 
 
 @contextlib.contextmanager
-def compiling_for(owner: CompileOwner, module: str) -> Iterator[None]:
+def compiling_for(owner: CompileOwner, modules: Sequence[str]) -> Iterator[None]:
     """Charges the compilations of this thread to ``owner`` while the block runs.
 
     Args:
         owner: Who answers for them.
-        module: Name of the modules to charge. Others are not the function's: JAX makes
-            programs of its own, to reshard an input for example, and under a
+        modules: Names of the modules to charge. Others are not the function's: JAX
+            makes programs of its own, to reshard an input for example, and under a
             transformation a user's function may compile while it is traced.
     """
     before = getattr(_current, "owner", None)
-    _current.owner = (owner, module)
+    _current.owner = (owner, modules)
     try:
         yield
     finally:
@@ -189,23 +149,32 @@ def install_compile_hook(on_reused_id: Callable[[int], None]) -> None:
 def _routed(
     original: Callable[..., Any], on_reused_id: Callable[[int], None]
 ) -> Callable[..., Any]:
+    def obtained(*args: Any, **kwargs: Any) -> Any:
+        if _caching.installed_store() is None:
+            return original(*args, **kwargs)
+        with _caching.nothing_past_the_store():
+            return original(*args, **kwargs)
+
     @functools.wraps(original)
     def compile_or_get_cached(
         backend: Any, computation: Any, *args: Any, **kwargs: Any
     ) -> Any:
         owner = _owner_of(computation)
         if owner is None:
-            executable = original(backend, computation, *args, **kwargs)
+            executable = obtained(backend, computation, *args, **kwargs)
             on_reused_id(id(executable))
             return executable
-        owner.begin_compile()
+        owner.begin_compile(computation)
         program = None
         start = time.perf_counter()
         try:
             with _obtaining(owner):
-                executable = original(backend, computation, *args, **kwargs)
+                executable = obtained(backend, computation, *args, **kwargs)
             on_reused_id(id(executable))
             seconds = time.perf_counter() - start
+            needs = needs_of(executable)
+            if needs is not None:
+                owner.accept(needs)
             program = Program(id(executable), executable.client, seconds)
         finally:
             owner.end_compile(program)
@@ -229,11 +198,24 @@ def _carried_out(original: Callable[..., Any]) -> Callable[..., Any]:
     def backend_compile_and_load(
         backend: Any, module: Any, devices: Any, options: Any, host_callbacks: Any
     ) -> Any:
+        _caching.ask()
         owner: CompileOwner | None = getattr(_current, "obtaining", None)
-        if owner is None:
+        store = _caching.installed_store()
+        if owner is None and store is None:
             return original(backend, module, devices, options, host_callbacks)
         task = CompileTask(original, backend, module, devices, options, host_callbacks)
-        return owner.carry_out(task)
+        carry_out = task.in_process
+        if owner is not None:
+            carry_out = functools.partial(owner.carry_out, task)
+        if store is None:
+            return carry_out()
+        found = store.find(task, None if owner is None else owner.patience_s())
+        if found is not None:
+            return found
+        start = time.perf_counter()
+        executable = carry_out()
+        store.keep(task, executable, time.perf_counter() - start)
+        return executable
 
     return backend_compile_and_load
 
@@ -242,11 +224,24 @@ def _owner_of(computation: Any) -> CompileOwner | None:
     owner = _module_owners.get(computation)
     if owner is not None:
         return owner
-    current: tuple[CompileOwner, str] | None = getattr(_current, "owner", None)
+    current: tuple[CompileOwner, Sequence[str]] | None = getattr(
+        _current, "owner", None
+    )
     if current is None:
         return None
-    name = str(computation.operation.attributes["sym_name"]).strip('"')
-    return current[0] if name.strip("_") == current[1] else None
+    is_its_own = name_of(computation).strip("_") in current[1]
+    return current[0] if is_its_own else None
+
+
+def backends() -> tuple[Any, ...]:
+    """The backends that exist so far; none is made."""
+    return tuple(xla_bridge._backends.values())
+
+
+def compile_nothing() -> None:
+    """Has the default backend compile a program of one constant."""
+    with _caching.without_store():
+        jitted(lambda: 0, {}).lower().compile()
 
 
 def live_program_ids(clients: Sequence[Any]) -> set[int]:

@@ -16,6 +16,7 @@ _LONGEST_S = 300.0
 class _Failure:
     delay_s: float
     until_s: float
+    why: str
 
 
 class Backoff:
@@ -44,14 +45,14 @@ class Backoff:
     def __len__(self) -> int:
         return len(self._failures)
 
-    def failed(self, key: Hashable) -> float:
+    def failed(self, key: Hashable, why: str = "") -> float:
         """Notes a failure; returns the seconds for which the key is now refused."""
         with self._lock:
             before = self._failures.pop(key, None)
             delay_s = self._first_s
             if before is not None:
                 delay_s = min(self._longest_s, 2 * before.delay_s)
-            self._failures[key] = _Failure(delay_s, self._now() + delay_s)
+            self._failures[key] = _Failure(delay_s, self._now() + delay_s, why)
             while len(self._failures) > self._max_keys:
                 self._failures.popitem(last=False)
             return delay_s
@@ -70,6 +71,11 @@ class Backoff:
                 return None
             # Rounded up: whoever waits exactly this long may try.
             return failure.until_s - now + math.ulp(failure.until_s)
+
+    def why(self, key: Hashable) -> str:
+        """What the last failure of the key was, in words; empty if nothing is known."""
+        failure = self._failures.get(key)
+        return "" if failure is None else failure.why
 
     def succeeded(self, key: Hashable) -> None:
         """Forgets the failures of the key."""

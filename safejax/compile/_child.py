@@ -125,6 +125,7 @@ class Child:
                 "parent": os.getpid(),
                 "paths": package_paths(),
                 "devices": self.config.devices,
+                "looks": self.config.looks,
                 "max_request_bytes": max_request_bytes,
                 "requests": requests,
                 "answers": answers,

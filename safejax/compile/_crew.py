@@ -112,6 +112,7 @@ class Crew:
             options=request.options,
             devices=request.devices,
             memory_bytes=request.memory_bytes or 0,
+            is_trial=request.is_trial,
         )
         child.send(order)
 

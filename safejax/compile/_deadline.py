@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,16 +51,64 @@ class Deadline:
         self._excused += seconds
 
 
+# How often a thread that waits for its turn looks whether the batch was given up.
+_LOOK_S = 0.05
+# A trace may wait for another thread's program; then taking turns would be for ever.
+_LONGEST_TURN_S = 10.0
+
+
 class Batch:
     """Compilations in several threads that their one caller can give up together.
 
     Only the main thread hears of Ctrl-C; those that compile for it must, too.
+
+    They trace one after another: two at once take as long, since Python runs one
+    thread at a time, and would then compile at the same time and leave the cores idle
+    while both trace (measured: 1.5 instead of 1.9 times faster than a loop).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
         self._lock = threading.RLock()
         self._waiting: set[threading.Event] = set()
+        self._tracing = threading.Semaphore(1)
+        self._compiling = threading.Semaphore(workers)
         self.stopped = False
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Runs the block while no other thread of the batch traces.
+
+        Raises:
+            KeyboardInterrupt: The batch was given up.
+        """
+        has_turn = self._take(self._tracing, _LONGEST_TURN_S)
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._tracing.release()
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Runs the block while fewer than ``workers`` others compile.
+
+        Raises:
+            KeyboardInterrupt: The batch was given up.
+        """
+        self._take(self._compiling, math.inf)
+        try:
+            yield
+        finally:
+            self._compiling.release()
+
+    def _take(self, turns: threading.Semaphore, longest_s: float) -> bool:
+        ends = time.monotonic() + longest_s
+        while not turns.acquire(timeout=_LOOK_S):
+            if self.stopped:
+                raise KeyboardInterrupt
+            if time.monotonic() > ends:
+                return False
+        return True
 
     def stop(self) -> None:
         """Ends the waiting of every thread of the batch, now and from now on."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import dataclasses
 import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 from typing_extensions import override
+
+from safejax.compile._tenant import current_tenant
+from safejax.errors import GuardError
+from safejax.guard import _decide
 
 _log = logging.getLogger("safejax.compile")
 
@@ -25,9 +29,12 @@ Kind = Literal[
     "killed",
     "evicted",
     "frozen",
+    "guard",
+    "cached",
+    "rejected",
 ]
-# What an attacker can cause at no cost must not fill a log.
-_QUIET = frozenset({"admitted", "refused", "pending"})
+# What an attacker can cause at no cost must not fill a log. The guard has its own.
+_QUIET = frozenset({"admitted", "refused", "pending", "guard", "cached", "rejected"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +43,13 @@ class Event:
 
     Attributes:
         kind: ``"admitted"``, ``"refused"``, ``"pending"`` (answered before its program
-            was ready), ``"compiled"``, ``"failed"``, ``"killed"``, ``"evicted"`` or
-            ``"frozen"``. More may come.
+            was ready), ``"compiled"``, ``"failed"``, ``"killed"``, ``"evicted"``,
+            ``"frozen"``, ``"guard"`` (a decision of the guard; ``details`` has
+            ``api``, ``category``, ``decision``, ``file``, ``line`` and ``policy``),
+            ``"cached"`` (its program came from the compile cache; ``details`` has
+            ``bytes`` and ``saved_s``) or ``"rejected"`` (an entry of the cache was
+            not used; ``details`` has the ``reason``).
+            More may come.
         function: The name of the function; empty if it is about the process.
         tenant: Who asked (:func:`safejax.tenant`), or ``None``.
         code: The code of the error that was raised, such as ``"SJ203"``, or ``None``.
@@ -45,7 +57,8 @@ class Event:
             ``None``.
         seconds: How long it took, or ``None``.
         time_s: When it happened, on the clock of ``time.monotonic()``, in seconds.
-        details: More, as plain data; read-only.
+        details: More, as plain data; read-only. ``phases`` has the seconds of each
+            phase of a compilation that has ended, well or not.
 
     Example:
         >>> import safejax
@@ -179,6 +192,15 @@ def emit(
         _deliver(listener, event)
 
 
+def _tell_decision(decided: _decide.Judgement) -> None:
+    is_refusal = decided.decision == "disallow"
+    code = GuardError.default_code if is_refusal else None
+    emit("guard", "", tenant=current_tenant(), code=code, details=decided._asdict())
+
+
+_decide.observers.append(_tell_decision)
+
+
 def _text(event: Event) -> str:
     parts: list[str] = [event.kind]
     if event.function:
@@ -196,25 +218,23 @@ def _text(event: Event) -> str:
 
 
 def _deliver(listener: _Listener, event: Event) -> None:
-    if any(one is listener for one in _running.listeners):
+    running = _running.listeners
+    if any(one is listener for one in running):
         return
-    with _marked_running(listener):
-        try:
-            listener.callback(event)
-        except Exception as error:  # noqa: BLE001  an observer must not stop a call
-            _report(listener, error)
-
-
-@contextlib.contextmanager
-def _marked_running(listener: _Listener) -> Iterator[None]:
-    _running.listeners.append(listener)
+    running.append(listener)
     try:
-        yield
+        # In a context of its own: what it sets, a tenant least of all, must not
+        # outlive it. Under a microsecond.
+        contextvars.copy_context().run(listener.callback, event)
+    except KeyboardInterrupt:  # the user's, wherever it hits
+        raise
+    except BaseException as error:  # noqa: BLE001  an observer must not stop a call
+        _report(listener, error)
     finally:
-        _running.listeners.pop()
+        running.pop()
 
 
-def _report(listener: _Listener, error: Exception) -> None:
+def _report(listener: _Listener, error: BaseException) -> None:
     with _lock:
         first, listener.reported = not listener.reported, True
     if first:

@@ -22,10 +22,12 @@ class WorkerConfig:
     Attributes:
         devices: How many CPU devices the backend has.
         xla_flags: ``XLA_FLAGS`` as the backend was created with.
+        looks: Whether it looks into modules, and compiles none.
     """
 
     devices: int = 1
     xla_flags: str = ""
+    looks: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class Request:
         devices: Ids of the devices it will run on, in order.
         config: The kind of worker that can compile it.
         memory_bytes: How far the worker may grow while it compiles; ``None``: no limit.
+        is_trial: Whether ``module`` is an executable, which is only to be loaded.
     """
 
     module: bytes = dataclasses.field(repr=False)
@@ -45,6 +48,7 @@ class Request:
     devices: tuple[int, ...] = (0,)
     config: WorkerConfig = WorkerConfig()
     memory_bytes: int | None = None
+    is_trial: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

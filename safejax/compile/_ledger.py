@@ -23,21 +23,20 @@ from safejax.compile import _explain, _refusals, _rows
 from safejax.compile._backoff import Backoff
 from safejax.compile._deadline import Deadline
 from safejax.compile._events import emit
+from safejax.compile._flights import Flights
 from safejax.compile._process import Owned, process
 from safejax.compile._rates import Bucket, Grant, Refusal
+from safejax.compile._room import Book
 from safejax.compile._tenant import current_tenant
 from safejax.errors import CompileLimitError
 from safejax.limits import Limits
 
 _log = logging.getLogger("safejax.compile")
 
-# Signatures remembered for the advice in an error: enough to see a pattern, few
-# enough that a flood of refusals can't fill memory (T3).
+# Signatures remembered for advice: few, so that a flood can't fill memory (T3).
 _HISTORY = 256
 
-# Who has a program under way that no caller waits for.
-_NO_THREAD = 0
-
+_NO_THREAD = 0  # has a program under way that no caller waits for
 # The phases whose time is counted, in the order in which a program passes them.
 PHASES = ("trace", "lower", "queue", "compile", "load")
 
@@ -68,6 +67,7 @@ class Ledger:
         *,
         parameters: Sequence[str] = (),
         static_argnums: Sequence[int] = (),
+        flights: Flights | None = None,
     ) -> None:
         self._id = next(_ids)
         self.name = name
@@ -77,14 +77,14 @@ class Ledger:
         self.evict: Callable[[], bool] | None = None
         self._programs: set[int] = set()
         self._known: OrderedDict[_jax.Signature, None] = OrderedDict()
-        self._in_flight: dict[_jax.Signature, int] = {}
+        self._flights = flights or Flights()
         self._reserved = 0
         self._history: deque[_rows.Outline] = deque(maxlen=_HISTORY)
         self._warned = False
-        self._waiting: dict[_jax.Signature, list[Deadline]] = {}
         self._backoff = Backoff(limits.retry_backoff_s)
         self._bucket = None if limits.rate is None else Bucket(limits.rate)
         self.frozen = False
+        self.needs = Book()
         self._compiles = self._evicted = self._kills = 0
         self._untold = 0
         self._refusals: Counter[str] = Counter()
@@ -131,7 +131,7 @@ class Ledger:
 
     def is_in_flight(self, key: _jax.Signature) -> bool:
         """Whether a program for this key is being made."""
-        return key in self._in_flight
+        return key in self._flights
 
     def expected_s(self) -> float:
         """How long a program of this function takes, from those before, in seconds."""
@@ -149,7 +149,7 @@ class Ledger:
             return
         try:
             with process.changed:
-                if key in self._known or key in self._in_flight:
+                if key in self._known or key in self._flights:
                     return
                 self._check_signature(key)
                 self._checked(key).refund()
@@ -175,45 +175,32 @@ class Ledger:
         me = threading.get_ident() if wait else _NO_THREAD
         with process.changed:
             # The same thread may come back from a callback: waiting would deadlock.
-            while key not in self._known and self._in_flight.get(key, me) != me:
+            while key not in self._known and self._flights.is_anothers(key, me):
                 if not wait:
                     return None
-                self._wait(key, deadline)
+                if not self._flights.wait(key, deadline):
+                    raise _refusals.too_late(self.name, deadline, "queue")
             if key in self._known:
                 self._known.move_to_end(key)
                 return None
-            if not wait and key in self._in_flight:
+            if not wait and key in self._flights:
                 return None
             self._check_signature(key)
             grant = self.reserve(key)
-            self._in_flight[key] = me
+            self._flights.begin(key, me)
             return grant
-
-    def _wait(self, key: _jax.Signature, deadline: Deadline) -> None:
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append(deadline)
-        try:
-            if not process.changed.wait(deadline.remaining()) and deadline.passed():
-                raise _refusals.too_late(self.name, deadline, "queue")
-        finally:
-            waiting.remove(deadline)
-            if not waiting and self._waiting.get(key) is waiting:
-                del self._waiting[key]
 
     def wanted_until(self, key: _jax.Signature | None) -> float | None:
         """Until when other callers wait for this signature, or ``None``."""
         with process.changed:
-            waiting = self._waiting.get(key, []) if key is not None else []
-            ends = [d.ends for d in waiting if d.ends is not None]
-            return max(ends, default=None)
+            return None if key is None else self._flights.wanted_until(key)
 
     def leave(self, key: _jax.Signature, *, known: bool) -> None:
         """Ends what ``enter`` started and lets the waiting threads go on."""
         with process.changed:
             if known:
                 self._remember(key)
-            self._in_flight.pop(key, None)
-            process.changed.notify_all()
+            self._flights.end(key)
 
     def reserve(self, key: _jax.Signature | None) -> Grant:
         """Takes a place for one program, evicting another where that is asked for.
@@ -249,12 +236,14 @@ class Ledger:
                 if process.reserved_by[tenant] <= 0:
                     del process.reserved_by[tenant]
 
-    def failed(self, key: _jax.Signature | None, *, killed: bool) -> None:
+    def failed(
+        self, key: _jax.Signature | None, *, killed: bool, why: str = ""
+    ) -> None:
         """Notes that a program was not brought to an end."""
         with process.changed:
             self._kills += killed
         if key is not None:
-            self._backoff.failed(key)
+            self._backoff.failed(key, why)
 
     def record(self, program: _jax.Program, key: _jax.Signature | None) -> None:
         """Enters a finished program in the place that was reserved for it."""
@@ -310,8 +299,7 @@ class Ledger:
 
     def forget_threads(self) -> None:
         """In a forked child: what other threads had under way is not here."""
-        self._in_flight.clear()
-        self._waiting.clear()
+        self._flights.clear()
         self._reserved = 0
 
     # --- under the lock -----------------------------------------------------------
@@ -333,7 +321,8 @@ class Ledger:
     def _check_signature(self, key: _jax.Signature) -> None:
         retry_after_s = self._backoff.retry_after_s(key)
         if retry_after_s is not None:
-            raise self._counted(_refusals.backing_off(self.name, retry_after_s))
+            why = self._backoff.why(key)
+            raise self._counted(_refusals.backing_off(self.name, retry_after_s, why))
 
     def _check_room(self, key: _jax.Signature | None) -> None:
         process.prune()

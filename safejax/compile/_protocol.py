@@ -37,6 +37,7 @@ class Kind(enum.IntEnum):
     COMPILE = 2
     EXECUTABLE = 3
     ERROR = 4
+    LOAD = 5
 
 
 # What each side accepts, and how long it may be, without the body's own header.
@@ -51,7 +52,14 @@ def answer_limits(max_bytes: int) -> dict[Kind, int]:
 
 def request_limits(max_bytes: int) -> dict[Kind, int]:
     """What a worker takes from the pool."""
-    return {Kind.COMPILE: max_bytes}
+    return {Kind.COMPILE: max_bytes, Kind.LOAD: max_bytes}
+
+
+def unconfined(report: Mapping[str, bool | str]) -> list[str]:
+    """What a worker with this report could do, or lacks; empty if it is confined."""
+    allowed = [name for name in PROBES if report.get(name) != "denied"]
+    missing = [name for name in MEASURES if report.get(name) is not True]
+    return allowed + missing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,21 +73,19 @@ class Hello:
     @property
     def unconfined(self) -> list[str]:
         """What the worker could do, or lacks, that a confined one could not."""
-        report = self.confinement
-        allowed = [name for name in PROBES if report.get(name) != "denied"]
-        missing = [name for name in MEASURES if report.get(name) is not True]
-        return allowed + missing
+        return unconfined(self.confinement)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """One program to compile, as it travels."""
+    """One program to compile, or an executable to load, as it travels."""
 
     id: int
     module: bytes
     options: bytes
     devices: tuple[int, ...]
     memory_bytes: int  # 0: no limit
+    is_trial: bool = False  # of loading an executable, which ``module`` then is
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,15 +200,16 @@ def order_length(module: bytes, options: bytes, devices: Sequence[int]) -> int:
 
 
 def order_frame(order: Order) -> list[bytes]:
-    """A program to compile."""
+    """What a worker is to do."""
     ids = struct.pack(f"<{len(order.devices)}i", *order.devices)
     head = _REQUEST.pack(
         order.id, order.memory_bytes, len(order.devices), len(order.options)
     )
-    return frame(Kind.COMPILE, head + ids, order.options, order.module)
+    kind = Kind.LOAD if order.is_trial else Kind.COMPILE
+    return frame(kind, head + ids, order.options, order.module)
 
 
-def parse_order(body: bytes) -> Order:
+def parse_order(body: bytes, kind: Kind = Kind.COMPILE) -> Order:
     """Reads what :func:`order_frame` writes.
 
     Raises:
@@ -217,7 +224,9 @@ def parse_order(body: bytes) -> Order:
         raise ProtocolError("the lengths in an order do not add up")
     devices = struct.unpack_from(f"<{count}i", body, _REQUEST.size)
     options = body[options_at:module_at]
-    return Order(order_id, body[module_at:], options, devices, memory_bytes)
+    module = body[module_at:]
+    is_trial = kind is Kind.LOAD
+    return Order(order_id, module, options, devices, memory_bytes, is_trial)
 
 
 def answer_frame(answer: Answer) -> list[bytes]:

@@ -241,6 +241,17 @@ class RateBook:
                 self._remember(tenant, theirs)
             return Grant(self._lock, (bucket for _, bucket in asked))
 
+    def wait_s(self, tenant: str) -> float | None:
+        """Takes one from the tenant alone, for good; or how long until it could."""
+        with self._lock:
+            theirs = self._find(tenant)
+            if theirs is None:
+                return None
+            wait_s = theirs.take()
+            if wait_s is None:
+                self._remember(tenant, theirs)
+            return wait_s
+
     def _find(self, tenant: str) -> Bucket | None:
         if self._tenant_rate is None:
             return None

@@ -97,10 +97,11 @@ def frozen(function: str, *, whole_process: bool) -> CompileLimitError:
     )
 
 
-def backing_off(function: str, retry_after_s: float) -> CompileLimitError:
+def backing_off(function: str, retry_after_s: float, why: str) -> CompileLimitError:
     """The same signature failed a moment ago."""
+    reason = f": {why}" if why else ""
     return CompileLimitError(
-        f"{function}() refused a signature whose compilation failed a moment ago",
+        f"{function}() refused a signature that failed a moment ago{reason}",
         code="SJ205",
         details={"function": function},
         hint=f"it may be tried again in {retry_after_s:.1f} s",
@@ -115,6 +116,29 @@ def too_many_orphans(function: str, limit: int) -> CompileLimitError:
         code="SJ208",
         details={"function": function, "max_orphans": limit},
         hint="compilations in threads can't be killed; wait for them to end",
+    )
+
+
+def queue_full(function: str) -> CompileLimitError:
+    """All compile workers are busy and too many compilations wait for one."""
+    return CompileLimitError(
+        f"{function}() refused a new program: too many wait for a compile worker",
+        code="SJ209",
+        details={"function": function},
+        hint="known signatures are still served; try again later",
+        retry_after_s=1.0,
+    )
+
+
+def forked(function: str) -> WorkerError:
+    """XLA's threads are the parent's."""
+    return WorkerError(
+        f"{function}() refused a new program: XLA does not answer in this process, "
+        "which was forked from one that had used JAX",
+        code="SJ231",
+        details={"function": function},
+        hint="start processes with multiprocessing's 'spawn' or 'forkserver', "
+        "or fork before JAX is used",
     )
 
 

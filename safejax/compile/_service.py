@@ -19,16 +19,15 @@ from typing import Any, Literal
 from safejax import _jax
 from safejax.compile import _refusals
 from safejax.compile._deadline import Deadline, batch
-from safejax.compile._job import Job, Request, Response, WorkerConfig
+from safejax.compile._job import Job, Request, Response
 from safejax.compile._pool import Pool, PoolClosedError, QueueFullError, available
+from safejax.compile._trial import UNKNOWN_TARGET, request_for
 from safejax.limits import Limits, check_count
 
 _log = logging.getLogger("safejax.compile")
 
 Isolation = Literal["process", "thread", "none"]
 
-# What XLA says of a custom call that a worker has no code for.
-_UNKNOWN_TARGET = "No FFI handler registered"
 _MAX_TOLD = 1000
 
 
@@ -101,7 +100,8 @@ class Service:
             CompileTimeoutError: The deadline has passed.
             CompileMemoryError: It took more memory than allowed.
             WorkerError: The worker failed.
-            CompileLimitError: ``SJ208``: too many abandoned compilations still run.
+            CompileLimitError: ``SJ208``: too many abandoned compilations still run;
+                ``SJ209``: too many wait for a worker.
         """
         if plan.deadline.passed():
             raise _refusals.too_late(plan.function, plan.deadline, "lower")
@@ -139,19 +139,28 @@ class Service:
             "%s() is compiled in a thread, which can't be killed: %s", function, reason
         )
 
+    def submit(self, request: Request, function: str) -> Job:
+        """Has a worker do something else than compile.
+
+        Raises:
+            CompileLimitError: ``SJ209``: too many wait for a worker.
+            WorkerError: There are no workers.
+        """
+        try:
+            with self._lock:
+                return self._running_pool().submit(request)
+        except QueueFullError as error:
+            raise _refusals.queue_full(function) from error
+        except (PoolClosedError, ValueError) as error:
+            refused = Response(kind="start", text=str(error))
+            raise _refusals.failed(function, refused, None) from error
+
     # --- in a worker --------------------------------------------------------------
 
     def _in_worker(self, task: _jax.CompileTask, plan: Plan) -> Any:
         """The loaded executable; ``None`` where only this process can compile it."""
-        request = Request(
-            module=task.bytecode,
-            options=task.options,
-            devices=task.device_ids,
-            config=WorkerConfig(
-                devices=task.device_count, xla_flags=os.environ.get("XLA_FLAGS", "")
-            ),
-            memory_bytes=plan.limits.compile_memory_bytes,
-        )
+        memory = plan.limits.compile_memory_bytes
+        request = request_for(task, task.bytecode, memory_bytes=memory)
         name, shared = self._joined(request, plan)
         response, phase = None, "queue"
         try:
@@ -172,11 +181,7 @@ class Service:
         with self._lock:
             shared = self._shared.get(name)
             if shared is None or shared.job.done:
-                try:
-                    shared = _Shared(self._running_pool().submit(request))
-                except (QueueFullError, PoolClosedError, ValueError) as error:
-                    refused = Response(kind="start", text=str(error))
-                    raise _refusals.failed(plan.function, refused, None) from error
+                shared = _Shared(self.submit(request, plan.function))
                 self._shared[name] = shared
             shared.callers += 1
         return name, shared
@@ -217,7 +222,7 @@ class Service:
 
     def _loaded(self, task: _jax.CompileTask, plan: Plan, response: Response) -> Any:
         plan.queue_s += response.queue_s
-        if response.kind == "error" and _UNKNOWN_TARGET in response.text:
+        if response.kind == "error" and UNKNOWN_TARGET in response.text:
             self._tell_once(plan.function, "it calls a target registered only here")
             return None
         if response.kind == "error":
@@ -262,6 +267,11 @@ class Service:
                 outcome.abandoned = not outcome.done.is_set()
                 self._orphans += outcome.abandoned
         if not finished:
+            _log.warning(
+                "%s() is still compiled in a thread, which can't be killed; "
+                "the process can't exit before it ends",
+                plan.function,
+            )
             raise _refusals.too_late(plan.function, plan.deadline, "compile")
         if outcome.error is not None:
             raise outcome.error

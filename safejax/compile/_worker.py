@@ -14,6 +14,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -104,6 +105,13 @@ class _Compiler:
         )
         return bytes(self._backend.serialize_executable(program))
 
+    def load(self, executable: bytes, options: Any, ids: tuple[int, ...]) -> None:
+        """Loads an executable and drops it. This process may end of it."""
+        chosen = tuple(self._devices[number] for number in ids)
+        self._backend.deserialize_executable(
+            executable, self._xla.DeviceList(chosen), options
+        )
+
     def options(self, serialized: bytes) -> Any:
         return self._xla.CompileOptions.ParseFromString(serialized)
 
@@ -129,16 +137,25 @@ class _Worker:
         sys.path.extend(self._settings["paths"])
         # Imported first: finding libseccomp starts a program, which XLA should not see.
         extras = confine.load_extras()
-        names = ("xla_client", "lapack", "cpu_sparse")
-        modules = [importlib.import_module(f"jaxlib.{name}") for name in names]
+        make_compiler = self._load_compiler()
         version = importlib.import_module("jaxlib.version").__version__
         # After the last import and before the first thread.
         report = confine.confine(extras)
         threading.Thread(target=self._live_with_parent, daemon=True).start()
-        self._compiler = _Compiler(modules, self._settings["devices"])
+        self._compiler = make_compiler()
         self._compiler.warm_up()
         hello = self._protocol.Hello(version, os.getpid(), report)
         self._write(self._protocol.hello_frame(hello))
+
+    def _load_compiler(self) -> Callable[[], Any]:
+        """Imports what answers orders: a compiler, or what looks into modules only."""
+        if self._settings["looks"]:
+            look: Any = _load("_look")
+            look.load()
+            return look.Looker  # type: ignore[no-any-return]
+        names = ("xla_client", "lapack", "cpu_sparse")
+        modules = [importlib.import_module(f"jaxlib.{name}") for name in names]
+        return lambda: _Compiler(modules, self._settings["devices"])
 
     def _live_with_parent(self) -> None:
         """Ends the process when the pool's does: nothing is ever written here.
@@ -152,8 +169,8 @@ class _Worker:
         limits = self._protocol.request_limits(self._settings["max_request_bytes"])
         reader = self._protocol.FrameReader(limits)
         while data := os.read(self._settings["requests"], 1 << 20):
-            for _, body in reader.feed(data):
-                order = self._protocol.parse_order(body)
+            for kind, body in reader.feed(data):
+                order = self._protocol.parse_order(body, kind)
                 del body
                 self._write(self._protocol.answer_frame(self._answer(order)))
 
@@ -163,7 +180,7 @@ class _Worker:
         self._memory.limit(order.memory_bytes)
         try:
             options = self._compiler.options(order.options)
-            payload = self._compiler.compile(order.module, options, order.devices)
+            payload = self._carried_out(order, options)
             ok = True
         except Exception as error:  # noqa: BLE001 - whatever XLA raises is its answer
             payload, ok = str(error).encode(errors="replace"), False
@@ -174,6 +191,12 @@ class _Worker:
         reached = self._memory.read("VmHWM")
         peak = reached if reached > peak else self._memory.read("VmRSS")
         return self._protocol.Answer(order.id, ok, payload, seconds, peak)
+
+    def _carried_out(self, order: Any, options: Any) -> bytes:
+        if order.is_trial:
+            self._compiler.load(order.module, options, order.devices)
+            return b""
+        return bytes(self._compiler.compile(order.module, options, order.devices))
 
     def _write(self, parts: list[bytes]) -> None:
         for part in parts:

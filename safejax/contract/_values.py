@@ -81,6 +81,36 @@ def hold(leaves: Sequence[tuple[Spec, Any]], *, on_host: bool) -> bool:
     return bool(_all_hold(arrays, rules))
 
 
+def settler(tree: Any) -> Callable[[Any], bool] | None:
+    """One function that says whether a small NumPy array plainly keeps its rules.
+
+    What it does not settle is for :func:`hold`, which comes to the same answer through
+    eight calls. ``None`` where the rules are not simply two bounds of a plain dtype.
+    """
+    if not isinstance(tree, Spec) or tree.dtypes is None or len(tree.dtypes) != 1:
+        return None
+    dtype = np.dtype(tree.dtypes[0]) if tree.dtypes[0] in _PLAIN else None
+    rules = rules_of(tree)
+    if dtype is None or rules.one_of or tree.on_violation != "raise":
+        return None
+    low, high = _bounds(rules, dtype)[:2]
+    # Between two finite bounds every element is finite; NaN satisfies no comparison.
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    least, most = np.minimum.reduce, np.maximum.reduce
+
+    def settles(leaf: Any) -> bool:
+        return (
+            leaf.__class__ is np.ndarray
+            and leaf.dtype is dtype
+            and 0 < leaf.size <= _BLOCK
+            and bool(least(leaf, axis=None) >= low)
+            and bool(most(leaf, axis=None) <= high)
+        )
+
+    return settles
+
+
 def _surely_holds(spec: Spec, leaf: Any) -> bool:
     """Whether a small array is plainly sound; what this can't settle is not refused.
 
@@ -101,7 +131,13 @@ def _surely_holds(spec: Spec, leaf: Any) -> bool:
             return True
         with np.errstate(over="ignore", invalid="ignore"):
             return math.isfinite(flat.dot(flat))
-    return _extremes_hold(flat, _exact(rules_of(spec), flat.dtype))
+    return _extremes_hold(flat, _bounds(rules_of(spec), flat.dtype))
+
+
+@functools.lru_cache(maxsize=1024)
+def _bounds(rules: Rules, dtype: Any) -> Rules:
+    """As :func:`_exact`; without ``one_of``, whose members may be equal and differ."""
+    return _exact(rules, dtype)
 
 
 @functools.cache
@@ -179,7 +215,7 @@ def _block_count(block: Any, rules: Rules) -> int:
 def _extremes_hold(block: Any, rules: Rules) -> bool:
     # NaN propagates through both, and satisfies no comparison.
     low, high = block.min(), block.max()
-    if rules.finite and not (np.isfinite(low) and np.isfinite(high)):
+    if rules.finite and not (math.isfinite(low) and math.isfinite(high)):
         return False
     above = rules.minimum is None or bool(low >= rules.minimum)
     below = rules.maximum is None or bool(high <= rules.maximum)

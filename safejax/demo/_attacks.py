@@ -14,7 +14,15 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from safejax.demo import _compile_attacks, _flood, _inputs
+from safejax.demo import (
+    _cache_attacks,
+    _checkpoint_attacks,
+    _compile_attacks,
+    _export_attacks,
+    _flood,
+    _inputs,
+    _program_attacks,
+)
 from safejax.demo._digits import train_and_serve
 from safejax.demo._outcome import Outcome
 
@@ -108,6 +116,78 @@ ATTACKS = (
         "Eight clients ask for ever new sizes; an honest ninth is among them.",
         _compile_attacks.plain_storm,
         _compile_attacks.safe_storm,
+    ),
+    Attack(
+        "T14",
+        "smuggled-callback",
+        "Smuggled callback",
+        "A model from elsewhere calls home from inside a scan.",
+        _program_attacks.plain_callback,
+        _program_attacks.safe_callback,
+    ),
+    Attack(
+        "T15",
+        "trace-bomb",
+        "Trace bomb",
+        "A Python loop of 80,000 steps.",
+        _program_attacks.plain_trace,
+        _program_attacks.safe_trace,
+    ),
+    Attack(
+        "T16",
+        "captured-secret",
+        "Captured secret",
+        "A program that carries a key as a constant.",
+        _program_attacks.plain_secret,
+        _program_attacks.safe_secret,
+    ),
+    Attack(
+        "T17",
+        "memory-bomb",
+        "Memory bomb",
+        "A square of one GiB, hidden in a scan.",
+        _program_attacks.plain_memory,
+        _program_attacks.safe_memory,
+    ),
+    Attack(
+        "T23",
+        "flipped-bit",
+        "Flipped bit",
+        "One bit of a checkpoint is changed on the disk.",
+        _checkpoint_attacks.plain_flip,
+        _checkpoint_attacks.safe_flip,
+    ),
+    Attack(
+        "T24",
+        "older-checkpoint",
+        "Older checkpoint",
+        "A genuine checkpoint of last month takes the place of today's.",
+        _checkpoint_attacks.plain_rollback,
+        _checkpoint_attacks.safe_rollback,
+    ),
+    Attack(
+        "T25",
+        "pickle-payload",
+        "Pickle payload",
+        "The checkpoint is a pickle that runs a command.",
+        _checkpoint_attacks.plain_pickle,
+        _checkpoint_attacks.safe_pickle,
+    ),
+    Attack(
+        "T26",
+        "poisoned-cache",
+        "Poisoned compile cache",
+        "One compiled program is copied over another's cache entry.",
+        _cache_attacks.plain_swap,
+        _cache_attacks.safe_swap,
+    ),
+    Attack(
+        "T27",
+        "tampered-program",
+        "Tampered program",
+        "Four bytes of an exported program are changed: a limit is another.",
+        _export_attacks.plain_program,
+        _export_attacks.safe_program,
     ),
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 from typing_extensions import override
 
 from safejax import _jax
-from safejax.jit._plain import plain_jit
+from safejax.jit._plain import clone, plain_jit
 from safejax.jit._settings import Settings
 
 
@@ -114,12 +114,3 @@ class Slots:
         with self._lock:
             self._slots.clear()
         self.shared.clear_cache()
-
-
-def clone(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function as a new object, for JAX's caches to hang on."""
-
-    def cloned(*args: Any, **kwargs: Any) -> Any:
-        return fun(*args, **kwargs)
-
-    return functools.update_wrapper(cloned, fun)

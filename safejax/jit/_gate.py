@@ -17,7 +17,9 @@ import numpy as np
 from typing_extensions import override
 
 from safejax import _jax
+from safejax.compile._events import emit
 from safejax.compile._ledger import Ledger
+from safejax.compile._tenant import current_tenant
 from safejax.contract import _check, _report, _statics, _tokens, _values
 from safejax.contract._contract import Contract
 from safejax.contract._spec import Spec
@@ -53,8 +55,11 @@ class Gate:
         call: Callable[..., Any],
         ledger: Ledger,
         statics: tuple[tuple[int, ...], tuple[str, ...]],
+        *,
+        asks_ledger: bool = True,
     ) -> None:
-        self._contract = contract
+        self._contract = self.contract = contract
+        self._asks_ledger = asks_ledger
         self._call = call
         self._ledger = ledger
         self._statics = statics
@@ -79,8 +84,8 @@ class Gate:
         checked = self.examine(arguments)
         if checked.casts:
             arguments = _values.cast(arguments, checked.casts)
-        args, kwargs = self._forwarded(arguments)
-        if _jax.at_top_level():
+        args, kwargs = self.forwarded(arguments)
+        if self._asks_ledger and _jax.at_top_level():
             key = _jax.signature(args, kwargs, *self._statics)
             if key is not None:
                 self._ledger.refuse_if_full(key)
@@ -164,11 +169,14 @@ class Gate:
     ) -> ContractError:
         self.violations += 1
         faults = sorted(faults, key=lambda fault: self._names.index(fault.parameter))
-        return _report.refusal(self._contract.function, faults, checked.sizes)
+        error = _report.refusal(self._contract.function, faults, checked.sizes)
+        emit("refused", self._ledger.name, tenant=current_tenant(), code=error.code)
+        return error
 
-    def _forwarded(
+    def forwarded(
         self, arguments: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments by name as a call passes them on: by position where it can."""
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         by_name = False
@@ -241,7 +249,8 @@ def write(gate: Gate, contract: Contract, call: Callable[..., Any]) -> Any:
             tree
         )
         body += _token_lines(parameter.name, token, inline=how == "array")
-    source = _source(parameters, body, tokens, checks_values=bool(contract.ruled))
+    values = _value_lines(parameters, contract, namespace)
+    source = _source(parameters, body, tokens, values)
     code = compile(source, f"{_jax.GENERATED} {contract.function}>", "exec")
     exec(code, namespace)  # noqa: S102  the text above is ours; names are identifiers
     # Popped: a function among its own globals would outlive its last user.
@@ -260,17 +269,30 @@ def _token_lines(name: str, token: str, *, inline: bool) -> list[str]:
     ]
 
 
+def _value_lines(
+    parameters: list[inspect.Parameter], contract: Contract, namespace: dict[str, Any]
+) -> list[str]:
+    """The check of values, which a shorter one may settle; nothing without rules."""
+    call = f"_sj_values({', '.join(p.name for p in parameters)})"
+    conditions: list[str] = []
+    for name, tree in contract.ruled.items():
+        settles = _values.settler(tree)
+        if settles is None:
+            return [call]
+        namespace[f"_sj_settles_{len(conditions)}"] = settles
+        conditions.append(f"_sj_settles_{len(conditions)}({name})")
+    return [f"if not ({' and '.join(conditions)}): {call}"] if conditions else []
+
+
 def _source(
     parameters: list[inspect.Parameter],
     body: list[str],
     tokens: list[str],
-    *,
-    checks_values: bool,
+    values: list[str],
 ) -> str:
     names = ", ".join(p.name for p in parameters)
     token = tokens[0] if len(tokens) == 1 else f"({', '.join(tokens)})"
-    admitted = [f"_sj_values({names})"] if checks_values else []
-    admitted += _forwarding(parameters)
+    admitted = [*values, *_forwarding(parameters)]
     lines = [
         f"def _sj_gate({_signature(parameters)}):",
         "  try:",

@@ -10,9 +10,13 @@ from typing_extensions import override
 
 from safejax import _jax
 from safejax.compile._admission import Admission
+from safejax.compile._deadline import Batch, batch
 from safejax.compile._ledger import Ledger
 from safejax.jit._background import Background
 from safejax.jit._settings import Settings
+from safejax.review._conditions import Conditions
+
+_MOST_NAMES = 8
 
 
 class CacheMiss:
@@ -28,11 +32,13 @@ class CacheMiss:
         jitted: Any,
         ledger: Ledger,
         settings: Settings,
+        conditions: Conditions,
         cache: Any,
         restore: Callable[[], Any],
     ) -> None:
         self._cache = cache
-        self._has_deadline = settings.limits.compile_timeout_s is not None
+        self._conditions = conditions
+        self._lets_others_in = settings.is_compiled_apart
         self._jitted = jitted
         self._handler: Callable[..., Any] = _jax.cache_miss(jitted)
         self._ledger = ledger
@@ -40,7 +46,9 @@ class CacheMiss:
         self._restore = restore
         self._statics = _jax.static_arguments(jitted)
         self._most_entries = max(64, 4 * ledger.limits.max_compiles)
-        self._module = _jax.module_name(jitted)
+        self._fun = fun
+        first = _jax.module_name(_jax.function_name(jitted))
+        self._modules: tuple[str, ...] = (first,)
         self._background: Background | None = None
         if settings.on_new_signature == "background":
             self._background = Background(
@@ -74,23 +82,45 @@ class CacheMiss:
     def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # An outer jit compiles the whole and answers for it; vmap or grad outside of
         # any jit compile here, under our name.
-        admission = Admission(self._ledger, None, self._isolation)
-        with _jax.compiling_for(admission, self._module):
+        admission = self.admission(None)
+        if self._conditions.is_guarded:
+            self._trace(args, kwargs, admission)
+        else:
+            self._learn_name(getattr(self._fun, "__name__", ""))
+        # T19: the batching and derivative rules that the function brought run here.
+        with self._conditions.tracing(), _jax.compiling_for(admission, self._modules):
             return self._handler(*args, **kwargs)
 
     def _known(
         self, key: _jax.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         # No new trace, but a committed input or a sharding can still need a program.
-        with _jax.compiling_for(
-            Admission(self._ledger, key, self._isolation), self._module
+        admission = self.admission(key)
+        if self._conditions.is_guarded:
+            return self._guarded(args, kwargs, admission)
+        with _jax.compiling_for(admission, self._modules):
+            return self._handler(*args, **kwargs)
+
+    def _guarded(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], admission: Admission
+    ) -> Any:
+        # T13: JAX may have dropped the trace. The handler must not make another one
+        # where nobody watches.
+        self._trace(args, kwargs, admission)
+        with (
+            self._conditions.found_again(),
+            _jax.compiling_for(admission, self._modules),
         ):
             return self._handler(*args, **kwargs)
+
+    def admission(self, key: _jax.Signature | None) -> Admission:
+        """What answers for the compilations of one call."""
+        return Admission(self._ledger, key, self._isolation, self._conditions)
 
     def _new(
         self, key: _jax.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        admission = Admission(self._ledger, key, self._isolation)
+        admission = self.admission(key)
         if self._background is not None:
             answer = self._background.answer(admission, key, args, kwargs)
             # As the handler answers: results, and nothing for C++ to keep.
@@ -103,7 +133,10 @@ class CacheMiss:
         done = False
         try:
             self._trace(args, kwargs, admission)
-            with _jax.compiling_for(admission, self._module):
+            with (
+                self._conditions.found_again(),
+                _jax.compiling_for(admission, self._modules),
+            ):
                 result = self._handler(*args, **kwargs)
             done = True
         finally:
@@ -115,16 +148,24 @@ class CacheMiss:
         # wait there until we return, deaf to their own deadline and to Ctrl-C; without
         # the entry they come here, and wait in the ledger. What else is dropped is
         # found again by JAX, without a compilation.
-        if self._has_deadline:
+        if self._lets_others_in:
             self._cache.clear()
 
     def compile_ahead(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], admission: Admission
     ) -> None:
         """Makes the program of an admitted signature without running it."""
-        traced = self._trace(args, kwargs, admission)
-        with _jax.compiling_for(admission, self._module):
-            traced.lower().compile()
+        together = batch.get() or Batch()
+        start = time.perf_counter()
+        with together.tracing():
+            admission.excuse(time.perf_counter() - start)
+            traced = self._trace(args, kwargs, admission)
+            with _jax.compiling_for(admission, self._modules):
+                lowered = traced.lower()
+        start = time.perf_counter()
+        with together.compiling(), _jax.compiling_for(admission, self._modules):
+            admission.excuse(time.perf_counter() - start)
+            lowered.compile()
 
     def _trace(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], admission: Admission
@@ -132,6 +173,16 @@ class CacheMiss:
         # Traced apart, so that what the user's function compiles while it is traced
         # is not charged to it. JAX keeps the trace for the handler.
         start = time.perf_counter()
-        traced = _jax.trace(self._jitted, args, kwargs)
+        with admission.judging():
+            traced = self._conditions.trace(
+                lambda: _jax.trace(self._jitted, args, kwargs)
+            )
         admission.traced(time.perf_counter() - start)
+        self._learn_name(traced.fun_name)
         return traced
+
+    def _learn_name(self, name: str) -> None:
+        # A function that was renamed after it was jitted is traced under its new name.
+        module = _jax.module_name(name)
+        if module not in self._modules:
+            self._modules = (*self._modules[-_MOST_NAMES:], module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import time
@@ -11,19 +12,34 @@ from collections.abc import Callable
 from typing import Any
 
 from safejax import _jax
-from safejax.compile._admission import Admission
+from safejax.compile._deadline import Batch, batch
 from safejax.compile._events import emit
+from safejax.compile._flights import Flights
 from safejax.compile._ledger import Ledger
 from safejax.compile._process import process
+from safejax.guard._policy import Policy
 from safejax.jit._miss import CacheMiss
 from safejax.jit._precompile import Precompiled
 from safejax.jit._settings import Settings
 from safejax.jit._stats import Stats, stats_of
 from safejax.limits import Limits
+from safejax.review._conditions import Conditions, not_compiled
+from safejax.review._records import ProgramReport
+from safejax.review._report import report_of
 
-_ledgers: weakref.WeakKeyDictionary[Any, dict[Limits, Ledger]] = (
-    weakref.WeakKeyDictionary()
-)
+
+class _Ledgers(dict[Limits, Ledger]):
+    """The ledgers of one function, by their limits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flights = Flights()
+
+
+_ledgers: weakref.WeakKeyDictionary[Any, _Ledgers] = weakref.WeakKeyDictionary()
+_copies: weakref.WeakKeyDictionary[
+    Any, weakref.WeakValueDictionary[Any, Callable[..., Any]]
+] = weakref.WeakKeyDictionary()
 
 
 class Controls:
@@ -34,13 +50,18 @@ class Controls:
     """
 
     def __init__(
-        self, jitted: Any, cache: Any, ledger: Ledger, miss: CacheMiss, isolation: Any
+        self,
+        jitted: Any,
+        cache: Any,
+        ledger: Ledger,
+        miss: CacheMiss,
+        conditions: Conditions,
     ) -> None:
+        self._conditions = conditions
         self._jitted = jitted
         self._cache = cache
         self._ledger = ledger
         self._miss = miss
-        self._isolation = isolation
         self._statics = _jax.static_arguments(jitted)
 
     def stats(self) -> Stats:
@@ -63,6 +84,15 @@ class Controls:
             _jax.without_own_frames(error)
             raise
 
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``jax.jit(f).eval_shape``, traced under the policy and the budgets."""
+        try:
+            with self._conditions.tracing():
+                return _jax.eval_shape(self._jitted, args, kwargs)
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
+
     def precompile(self, *args: Any, **kwargs: Any) -> Precompiled:
         """Makes the program of one signature before its first call."""
         try:
@@ -72,8 +102,32 @@ class Controls:
             raise
 
     async def compile_async(self, *args: Any, **kwargs: Any) -> Precompiled:
-        """As :meth:`precompile`, without blocking the event loop."""
-        return await asyncio.to_thread(self.precompile, *args, **kwargs)
+        """As :meth:`precompile`, without blocking the event loop; can be cancelled."""
+        together = Batch()
+        context = contextvars.copy_context()
+        context.run(batch.set, together)
+        work = functools.partial(context.run, self.precompile, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+        except asyncio.CancelledError:
+            # The thread would wait on, and the worker compile for nobody.
+            together.stop()
+            raise
+
+    def review(self, *args: Any, **kwargs: Any) -> ProgramReport:
+        """What the program of one signature contains and would cost, not compiled."""
+        try:
+            with self._conditions.tracing():
+                traced = _jax.trace(self._jitted, args, kwargs)
+                _jax.program_of(traced)  # expanded by code the user may have brought
+            return report_of(
+                traced,
+                function=self._ledger.name,
+                policies=self._conditions.policies() or (Policy.strict(),),
+            )
+        except BaseException as error:
+            _jax.without_own_frames(error)
+            raise
 
     def freeze(self) -> None:
         """From now on no new program; known signatures are served."""
@@ -87,10 +141,13 @@ class Controls:
         type(self._jitted).clear_cache(self._jitted)
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        traced = _jax.trace(self._jitted, args, kwargs)
         # With the key, so that a call with these shapes is known once compiled.
         key = _jax.signature(args, kwargs, *self._statics)
-        admission = Admission(self._ledger, key, self._isolation)
+        admission = self._miss.admission(key)
+        with admission.judging():
+            traced = self._conditions.trace(
+                lambda: _jax.trace(self._jitted, args, kwargs)
+            )
         return _jax.owned_traced(traced, admission)
 
     def _precompiled(
@@ -100,7 +157,7 @@ class Controls:
         key = _jax.signature(args, kwargs, *self._statics)
         if key is None:
             _jax.trace(self._jitted, args, kwargs)  # raises JAX's own error
-        admission = Admission(self._ledger, key, self._isolation)
+        admission = self._miss.admission(key)
         if admission.enter():
             try:
                 self._miss.compile_ahead(args, kwargs, admission)
@@ -113,9 +170,11 @@ class Controls:
 METHODS = (
     "clear_cache",
     "compile_async",
+    "eval_shape",
     "freeze",
     "lower",
     "precompile",
+    "review",
     "stats",
     "trace",
 )
@@ -140,16 +199,59 @@ def plain_jit(
     """
     _jax.check()
     _jax.install_compile_hook(process.forget)
+    # Before there are programs: a first scope that came later would make JAX, and the
+    # ledgers, take every known program for a new one. Frozen functions would go dark.
+    _jax.install_scope_key()
+    given = fun
+    if settings.has_programs_of_its_own:
+        fun = _own_copy(fun, settings)
     jitted = _jax.jitted(fun, options)
     if ledger is None:
         ledger = ledger_for(fun, settings.limits, jitted)
     cache = _jax.dispatch_cache(fun)
     restore = functools.partial(_restored_miss, fun, settings, options)
-    miss = CacheMiss(fun, jitted, ledger, settings, cache, restore)
+    conditions = Conditions(ledger.name, settings.limits, settings.policy)
+    miss = CacheMiss(fun, jitted, ledger, settings, conditions, cache, restore)
     rebuilt = _jax.with_cache_miss(jitted, miss, cache)
-    controls = Controls(jitted, cache, ledger, miss, settings.isolation)
+    rebuilt.__wrapped__ = given
+    controls = Controls(jitted, cache, ledger, miss, conditions)
     _jax.add_methods(rebuilt, {name: getattr(controls, name) for name in METHODS})
     return rebuilt, ledger
+
+
+def _own_copy(fun: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    """The same function as another object, one for all wrappers with these settings."""
+    kind = (settings.limits, settings.policy)
+    try:
+        copies = _copies.setdefault(fun, weakref.WeakValueDictionary())
+        copy = copies.get(kind)
+        if copy is None:
+            copy = copies[kind] = _copied(fun, settings)
+    except TypeError:  # not hashable, or no weak references to it
+        copy = _copied(fun, settings)
+    return copy
+
+
+def _copied(fun: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    if settings.policy is None:
+        return clone(fun)
+
+    # Runs when JAX traces; and, under jax.disable_jit(), at every call.
+    def reviewed(*args: Any, **kwargs: Any) -> Any:
+        if _jax.jit_disabled():
+            raise not_compiled(name_of(fun))
+        return fun(*args, **kwargs)
+
+    return functools.update_wrapper(reviewed, fun)
+
+
+def clone(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as a new object, for JAX's caches to hang on."""
+
+    def cloned(*args: Any, **kwargs: Any) -> Any:
+        return fun(*args, **kwargs)
+
+    return functools.update_wrapper(cloned, fun)
 
 
 def _restored_miss(
@@ -166,15 +268,16 @@ def ledger_for(fun: Callable[..., Any], limits: Limits, jitted: Any) -> Ledger:
     that wraps anew on each request must not get a new allowance each time (T1).
     """
     try:
-        by_limits = _ledgers.setdefault(fun, {})
+        by_limits = _ledgers.setdefault(fun, _Ledgers())
     except TypeError:  # not hashable, or no weak references to it
-        by_limits = {}
+        by_limits = _Ledgers()
     if limits not in by_limits:
         by_limits[limits] = Ledger(
             name_of(fun),
             limits,
             parameters=parameter_names(fun),
             static_argnums=_jax.static_arguments(jitted)[0],
+            flights=by_limits.flights,
         )
     return by_limits[limits]
 

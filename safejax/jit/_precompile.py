@@ -71,8 +71,11 @@ def precompile(
         raise ValueError(f"precompile(workers=...) must be at least 1, got {workers}")
     pairs = list(work)
     tell = _to_stderr if progress is True else progress or _to_nobody
-    together = Batch()
-    with concurrent.futures.ThreadPoolExecutor(workers, "safejax-precompile") as pool:
+    together = Batch(workers)
+    # One more than compile at once traces ahead, so that no worker waits for Python.
+    with concurrent.futures.ThreadPoolExecutor(
+        workers + 1, "safejax-precompile"
+    ) as pool:
         futures = [
             pool.submit(contextvars.copy_context().run, _one, together, function, specs)
             for function, specs in pairs

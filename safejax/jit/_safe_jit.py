@@ -4,82 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from typing_extensions import override
 
 from safejax import _jax
 from safejax.compile._ledger import Ledger
 from safejax.compile._service import Isolation
-from safejax.contract import _contract, _values
+from safejax.contract import _contract
 from safejax.contract._contract import Contract
-from safejax.jit import _evict, _gate
-from safejax.jit._plain import name_of, plain_jit
-from safejax.jit._precompile import Precompiled
+from safejax.guard._policy import Policy
+from safejax.jit import _bucketed, _evict, _gate, _serving
+from safejax.jit._bucket_ahead import Ahead
+from safejax.jit._function import SafeJitFunction
+from safejax.jit._padding_options import Padding, read_padding
+from safejax.jit._plain import name_of
 from safejax.jit._settings import Fallback, OnNewSignature, Settings
 from safejax.jit._stats import Stats, stats_of
 from safejax.limits import Limits
 
 P = ParamSpec("P")
-Q = ParamSpec("Q")
-R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
-
-
-class SafeJitFunction(Protocol[P, R_co]):
-    """What :func:`safe_jit` returns: ``jax.jit``'s methods, and :meth:`stats`.
-
-    Example:
-        >>> import safejax
-        >>> double = safejax.safe_jit(lambda x: 2 * x)
-        >>> double.lower(1.0).compile()(1.0)
-        Array(2., dtype=float32, weak_type=True)
-    """
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Calls the compiled function."""
-
-    @overload
-    def __get__(self, instance: None, owner: type[Any]) -> SafeJitFunction[P, R_co]: ...
-
-    @overload
-    def __get__(
-        self: SafeJitFunction[Concatenate[Any, Q], R_co],
-        instance: object,
-        owner: type[Any] | None = None,
-    ) -> SafeJitFunction[Q, R_co]: ...
-
-    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
-        """Binds as a method."""
-
-    @property
-    def __wrapped__(self) -> Callable[P, R_co]:
-        """The function as it was given."""
-
-    def lower(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``jax.jit(f).lower``; what is compiled from it counts."""
-
-    def trace(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``jax.jit(f).trace``; what is compiled from it counts."""
-
-    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``jax.jit(f).eval_shape``."""
-
-    def precompile(self, *args: Any, **kwargs: Any) -> Precompiled:
-        """Makes the program of one signature before its first call."""
-
-    async def compile_async(self, *args: Any, **kwargs: Any) -> Precompiled:
-        """As :meth:`precompile`, without blocking the event loop."""
-
-    def freeze(self) -> None:
-        """From now on no new program; known signatures are served."""
-
-    def clear_cache(self) -> None:
-        """Frees the programs of this function."""
-
-    def stats(self) -> Stats:
-        """Counts, sizes and times of this function's programs."""
 
 
 class _NotGiven:
@@ -92,7 +39,7 @@ class _NotGiven:
 
 _NOT_GIVEN = _NotGiven()
 # The methods that take the arguments of a call.
-_ARGUED = ("compile_async", "eval_shape", "lower", "precompile", "trace")
+_ARGUED = ("compile_async", "eval_shape", "lower", "precompile", "review", "trace")
 
 
 @overload
@@ -103,7 +50,12 @@ def safe_jit(
     contract: Any = ...,
     dims: Mapping[str, tuple[int, int]] | None = ...,
     on_dtype: Literal["error", "cast"] = ...,
+    buckets: Mapping[str, Iterable[int]] | None = ...,
+    pad_value: complex | Mapping[str, complex] = ...,
+    mask: str | None = ...,
     limits: Limits | None = ...,
+    untrusted: bool = ...,
+    policy: Policy | None = ...,
     isolation: Isolation | None = ...,
     on_new_signature: OnNewSignature = ...,
     fallback: Fallback = ...,
@@ -117,7 +69,12 @@ def safe_jit(
     contract: Any = ...,
     dims: Mapping[str, tuple[int, int]] | None = ...,
     on_dtype: Literal["error", "cast"] = ...,
+    buckets: Mapping[str, Iterable[int]] | None = ...,
+    pad_value: complex | Mapping[str, complex] = ...,
+    mask: str | None = ...,
     limits: Limits | None = ...,
+    untrusted: bool = ...,
+    policy: Policy | None = ...,
     isolation: Isolation | None = ...,
     on_new_signature: OnNewSignature = ...,
     fallback: Fallback = ...,
@@ -125,14 +82,19 @@ def safe_jit(
 ) -> Callable[[Callable[P, R]], SafeJitFunction[P, R]]: ...
 
 
-def safe_jit(
+def safe_jit(  # noqa: PLR0913  one keyword for each control
     fun: Any = _NOT_GIVEN,
     /,
     *,
     contract: Any = None,
     dims: Mapping[str, tuple[int, int]] | None = None,
     on_dtype: Literal["error", "cast"] = "error",
+    buckets: Mapping[str, Iterable[int]] | None = None,
+    pad_value: complex | Mapping[str, complex] = 0,
+    mask: str | None = None,
     limits: Limits | None = None,
+    untrusted: bool = False,
+    policy: Policy | None = None,
     isolation: Isolation | None = None,
     on_new_signature: OnNewSignature = "block",
     fallback: Fallback = "raise",
@@ -153,7 +115,18 @@ def safe_jit(
         dims: Inclusive bounds of named dimensions, such as ``{"b": (1, 64)}``.
         on_dtype: ``"cast"`` converts inputs of another dtype where no integer wraps
             around; ``"error"`` refuses them.
-        limits: How many programs the function may own; see :class:`safejax.Limits`.
+        buckets: Sizes that named dimensions are padded to, such as
+            ``{"b": (1, 8, 64)}``, so that there is one program for each combination
+            of them and not for each size. The largest one is a bound.
+        pad_value: What the padding is filled with; or a dict by parameter name.
+        mask: The parameter that is given ``{name: array of bool}``, true where a row
+            is real, in place of the caller.
+        limits: How many programs the function may own, and what each may cost; see
+            :class:`safejax.Limits`.
+        untrusted: The function, or what it does with its input, is not trusted: it is
+            traced under ``Policy.strict()``, what comes out must consist of what that
+            policy admits, and ``limits`` are ``Limits.serving()`` unless given.
+        policy: The same under this policy; see :class:`safejax.Policy`.
         isolation: Where programs are compiled: ``"process"``, where a deadline can
             kill; ``"thread"``, where only the caller is released; ``"none"``, in the
             calling thread. By default in a process on CPU where ``limits`` has a
@@ -172,9 +145,15 @@ def safe_jit(
         ContractError: ``SJ102``, at decoration: the contract is malformed or names a
             parameter that the function does not have. ``SJ101``, in a call: the
             arguments break the contract. Nothing was compiled, no buffer consumed.
+            ``SJ103``, before the first answer: the padding would show in it.
         CompileLimitError: In a call: it needs a new program, and the cap of the
             function (``SJ201``) or of the process (``SJ202``) is reached.
-        TypeError: An option is unknown to ``jax.jit``.
+        GuardError: In a call, while it is traced: an API that the policy disallows.
+        ProgramRejectedError: In a call: the traced program contains what the policy
+            does not admit, or exceeds a budget in ``limits``.
+        TypeError: An option is unknown to ``jax.jit``; or the function has no such
+            parameter for the mask.
+        ValueError: An option can't be used with ``buckets``.
 
     Example:
         >>> import jax, jax.numpy as jnp, safejax
@@ -190,8 +169,11 @@ def safe_jit(
         safejax.errors.ContractError: [SJ101] total() refused: 1 violation
           x  shape  expected (b, 3) with b=2, got (2, 4)
     """
+    if limits is None:
+        limits = Limits.serving() if untrusted else Limits()
     settings = Settings(
-        limits=Limits() if limits is None else limits,
+        limits=limits,
+        policy=Policy.strict() if untrusted and policy is None else policy,
         isolation=isolation,
         on_new_signature=on_new_signature,
         fallback=fallback,
@@ -202,6 +184,7 @@ def safe_jit(
         contract=contract,
         dims=dims,
         on_dtype=on_dtype,
+        padding=read_padding(buckets, pad_value, mask),
         settings=settings,
         options=jit_options,
     )
@@ -220,19 +203,19 @@ def _decorated(
     contract: Any,
     dims: Mapping[str, tuple[int, int]] | None,
     on_dtype: Literal["error", "cast"],
+    padding: Padding | None,
     settings: Settings,
     options: dict[str, Any],
 ) -> Any:
     function = name_of(fun)
     if contract is None:
-        if dims is not None:
-            raise _contract.malformed(function, "dims= without contract=")
-        if settings.limits.on_limit == "raise":
-            return plain_jit(fun, settings, options)[0]
-        return _evicting(fun, settings, options)
+        if dims is not None or padding is not None:
+            word = "dims" if padding is None else "buckets"
+            raise _contract.malformed(function, f"{word}= without contract=")
+        return _without_contract(fun, settings, options)
     statics = _jax.static_arguments(_jax.jitted(fun, options))
     understood = _contract.build(
-        fun,
+        fun if padding is None else padding.seen_by_callers(fun),
         contract,
         function=function,
         dims=dims,
@@ -240,48 +223,48 @@ def _decorated(
         static_names=_static_names(fun, function, statics),
         constraints_of=_jax.explicit_constraints,
     )
-    traced = _sanitised(fun, understood)
-    call, ledger = (
-        plain_jit(traced, settings, options)
-        if settings.limits.on_limit == "raise"
-        else _slots(traced, settings, options)
-    )
-    gate = _gate.Gate(understood, call, ledger, statics)
-    written = _gate.write(gate, understood, call)
+    if padding is not None:
+        return _in_buckets(fun, understood, padding, settings, options)
+    traced = _serving.sanitised(fun, understood)
+    call, ledger = _serving.jitted(traced, settings, options)
+    serve = _serving.with_room(call, ledger, settings.limits, statics)
+    gate = _gate.Gate(understood, serve, ledger, statics)
+    written = _gate.write(gate, understood, serve)
     return _finished(written, fun, call, ledger, gate)
 
 
-def _slots(
-    fun: Any, settings: Settings, options: dict[str, Any]
-) -> tuple[_evict.Slots, Ledger]:
-    slots = _evict.Slots(fun, settings, options)
-    return slots, slots.ledger
+def _in_buckets(
+    fun: Any,
+    contract: Contract,
+    padding: Padding,
+    settings: Settings,
+    options: dict[str, Any],
+) -> Any:
+    made = _bucketed.Bucketed(fun, contract, padding, settings, options)
+    gate = _gate.Gate(
+        made.contract, made.call_new, made.ledger, made.statics, asks_ledger=False
+    )
+    written = _gate.write(gate, made.contract, made.call_known)
+    ahead = Ahead(made, gate)
+    methods = {"precompile": ahead.precompile, "compile_async": ahead.compile_async}
+    written = _finished(written, fun, made, made.ledger, gate, methods)
+    written.__signature__ = contract.signature
+    return written
 
 
-def _evicting(fun: Any, settings: Settings, options: dict[str, Any]) -> Any:
-    slots, ledger = _slots(fun, settings, options)
+def _without_contract(fun: Any, settings: Settings, options: dict[str, Any]) -> Any:
+    limits = settings.limits
+    call, ledger = _serving.jitted(fun, settings, options)
+    if limits.on_limit == "raise" and limits.max_process_memory_bytes is None:
+        return call
+    statics = _jax.static_arguments(getattr(call, "shared", call))
+    serve = _serving.with_room(call, ledger, limits, statics)
 
     # A function and not the object, so that it binds as a method.
-    def evicting(*args: Any, **kwargs: Any) -> Any:
-        return slots(*args, **kwargs)
+    def served(*args: Any, **kwargs: Any) -> Any:
+        return serve(*args, **kwargs)
 
-    return _finished(evicting, fun, slots, ledger, None)
-
-
-def _sanitised(fun: Any, contract: Contract) -> Any:
-    """The function with its ``"clip"`` leaves made to hold, inside the program."""
-    clips = contract.clips
-    if not clips:
-        return fun
-
-    def sanitised(*args: Any, **kwargs: Any) -> Any:
-        bound = contract.signature.bind(*args, **kwargs)
-        for name, tree in clips.items():
-            if name in bound.arguments:
-                bound.arguments[name] = _values.clipped(tree, bound.arguments[name])
-        return fun(*bound.args, **bound.kwargs)
-
-    return functools.update_wrapper(sanitised, fun)
+    return _finished(served, fun, call, ledger, None)
 
 
 def _static_names(
@@ -304,12 +287,18 @@ def _static_names(
 
 
 def _finished(
-    written: Any, fun: Any, call: Any, ledger: Ledger, gate: _gate.Gate | None
+    written: Any,
+    fun: Any,
+    call: Any,
+    ledger: Ledger,
+    gate: _gate.Gate | None,
+    own: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Any:
     """Gives a written-out function the name, docs and methods of a jitted one."""
     functools.update_wrapper(written, fun)
     evicting = isinstance(call, _evict.Slots)
-    bare = {n: call.method(n) if evicting else getattr(call, n) for n in _ARGUED}
+    names = [name for name in _ARGUED if name not in own]
+    bare = {n: call.method(n) if evicting else getattr(call, n) for n in names}
     methods = {n: m if gate is None else gate.examined(m) for n, m in bare.items()}
     methods["freeze"] = (call.shared if evicting else call).freeze
 
@@ -323,11 +312,14 @@ def _finished(
             gate.admitted.clear()
         call.clear_cache()
 
-    methods |= {"stats": stats, "clear_cache": clear_cache}
+    methods |= {"stats": stats, "clear_cache": clear_cache, **own}
+    if gate is not None:
+        # For what exports it: symbolic sizes can't be held against bounds.
+        bare_call = call.shared if evicting else getattr(call, "bare", call)
+        methods[_jax.BEHIND_CONTRACT] = (gate.contract, bare_call)
     _jax.add_methods(written, methods)
     return written
 
 
-# The name users know them by, in messages and pickles.
-SafeJitFunction.__module__ = "safejax"
+# The name users know it by, in messages and pickles.
 safe_jit.__module__ = "safejax"

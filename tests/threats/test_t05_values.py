@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,10 +14,6 @@ POISON[1234] = np.nan
 
 def step(w, x):
     return w - 0.1 * x.mean()
-
-
-def test_plain_jit_poisons_the_state():
-    assert np.isnan(jax.jit(step)(jnp.ones(2), POISON)).all()
 
 
 @pytest.mark.parametrize("wrap", [np.asarray, jnp.asarray])
@@ -42,18 +37,3 @@ def test_clip_repairs_the_batch_inside_the_program():
     )
 
     assert np.isfinite(f(jnp.ones(2), POISON)).all()
-
-
-def test_an_index_out_of_range_is_clamped_by_jax_and_refused_here():
-    table = jnp.arange(3.0)
-
-    def look_up(i):
-        return table[i]
-
-    wild = np.array([10**6], np.int32)
-    assert jax.jit(look_up)(wild).tolist() == [2]
-    f = safe_jit(look_up, contract={"i": spec("i32[n]", minimum=0, maximum=2)})
-
-    with pytest.raises(ContractError):
-        f(wild)
-    assert f(np.array([1], np.int32)).tolist() == [1]

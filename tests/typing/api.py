@@ -7,6 +7,7 @@ makes an ignore that is not needed an error.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any, assert_type
 
 import jax
@@ -96,3 +97,14 @@ def handle(request: dict[str, Any]) -> str:
     except safejax.SafeJaxError:
         pass
     return ""
+
+
+# Checkpoints.
+ring = safejax.KeyRing.from_env("SAFEJAX_KEY", digest="blake3")
+assert_type(ring, safejax.KeyRing)
+assert_type(safejax.signed_save("model.ckpt", {"w": x}, key=ring, step=3), None)
+saving = safejax.signed_save_async("model.ckpt", {"w": x}, key=ring, keep=3)
+assert_type(saving, safejax.PendingSave)
+assert_type(saving.result(timeout_s=1.0), None)
+assert_type(safejax.latest("checkpoints", key=ring), Path)
+assert_type(safejax.signed_load("model.ckpt", key=ring, select="w/**"), Any)

@@ -1,0 +1,1 @@
+"""The signed compile cache: compiled programs that come back from disk."""

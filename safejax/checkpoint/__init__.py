@@ -1,0 +1,1 @@
+"""Checkpoints: trees of arrays in signed files."""

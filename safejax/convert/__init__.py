@@ -1,0 +1,1 @@
+"""Trees from checkpoints of other formats; none of them is verified."""

@@ -1,0 +1,1 @@
+"""What about this installation, process and these folders makes safejax worth less."""

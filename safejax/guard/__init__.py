@@ -1,0 +1,1 @@
+"""Which APIs may run while untrusted input is traced, and who is watching."""
