@@ -284,6 +284,7 @@ def test_digit_that_is_drawn_with_the_mouse_is_recognised(page, url):
     left, top, width, height = page.box("#clear")
     page.mouse("mousePressed", left + width / 2, top + height / 2)
     page.mouse("mouseReleased", left + width / 2, top + height / 2)
+    page.until("said.textContent === 'Nothing drawn yet.'")
     assert page.value("answer.textContent") == ""
     assert with_mouse(page, ONE) == "1"
     assert page.complaints == []
@@ -316,7 +317,24 @@ def test_digit_that_is_drawn_with_the_keyboard_is_recognised(page, url):
 
     assert page.value("answer.textContent") == "1"
     page.key("Delete")
+    page.until("said.textContent === 'Nothing drawn yet.'")
+
+
+def test_what_is_cleared_while_an_answer_is_awaited_stays_clear(page, url):
+    page.open(url)
+    late = "new Promise(go => setTimeout(go, 200)).then(() => real(...all))"
+    page.value(f"real = fetch; fetch = (...all) => {late}")
+    page.value("strokes = [[{x: .5, y: .5}]]; void ask()")
+    page.until("answer.textContent")
+    page.value("void ask()")
+    assert page.value("busy")
+
+    page.value("clear()")
+
     assert page.value("said.textContent") == "Nothing drawn yet."
+    page.until("!busy && !waiting")
+    assert page.value("said.textContent") == "Nothing drawn yet."
+    assert page.value("answer.textContent") == ""
 
 
 def test_refusal_is_shown_in_words(page, url):

@@ -174,7 +174,8 @@ def memory_by_address(trial: Trial) -> Model:
     """`ctypes.string_at(address)`: any memory of the process."""
     secret = ctypes.create_string_buffer(b"4711")
     address = ctypes.addressof(secret)
-    return doing(lambda: trial.saw(ctypes.string_at(address)))
+    # `secret` is held, or the memory is another's by the time it is read.
+    return doing(lambda kept=secret: trial.saw(ctypes.string_at(address)))
 
 
 @bypass("T21", "not defended", reason=NUMPY)
