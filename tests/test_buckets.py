@@ -127,6 +127,16 @@ def test_an_answer_stays_on_the_device_of_its_arguments():
     assert not f(rows(3)).committed
 
 
+def test_arrays_of_jax_are_padded_where_no_transfer_is_admitted():
+    f = safe_jit(double, contract=ROWS, buckets=SIZES)
+    x = jnp.asarray(rows(3))
+
+    with jax.transfer_guard("disallow"):
+        answer = f(x)
+
+    np.testing.assert_array_equal(answer, 2 * rows(3))
+
+
 def test_narrow_dtypes_and_scalars_beside_them_are_served():
     contract = {"x": spec("bf16[b]"), "flags": spec("bool[b]"), "n": spec("i8[b]")}
 

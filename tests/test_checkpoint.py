@@ -327,6 +327,19 @@ def test_numpy_leaves_may_be_written_to_and_share_nothing(path: Path):
     assert_same(safejax.signed_load(path, key=RING), tree)
 
 
+def test_leaves_come_to_the_default_device_where_no_transfer_is_admitted(path: Path):
+    tree = {"large": jnp.ones((256, 256)), "small": [jnp.float32(i) for i in range(9)]}
+    safejax.signed_save(path, tree, key=RING)
+    device = jax.devices()[-1]
+
+    with jax.transfer_guard("disallow"), jax.default_device(device):
+        found = jax.tree.leaves(safejax.signed_load(path, key=RING))
+
+    assert len(found) == 10
+    assert all(leaf.devices() == {device} for leaf in found)
+    assert not any(leaf.committed for leaf in found)
+
+
 def test_loaded_arrays_can_be_donated(path: Path):
     tree = round_trip(path, {"a": jnp.ones(1 << 20)})
     step = jax.jit(lambda x: x + 1, donate_argnums=0)

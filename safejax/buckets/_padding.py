@@ -37,7 +37,8 @@ def padded(leaf: Any, target: tuple[tuple[int, int], ...], pad: float) -> Any:
     grown[tuple(map(slice, leaf.shape))] = leaf
     if getattr(leaf, "committed", False):
         return jax.device_put(grown, leaf.sharding)
-    return grown
+    # As an array of JAX: jax.transfer_guard("disallow") admits what came as one.
+    return _jax.from_host(grown, leaf) if isinstance(leaf, jax.Array) else grown
 
 
 def cut(leaf: Any, index: tuple[slice, ...] | None) -> Any:

@@ -21,8 +21,7 @@ from safejax.limits import LoadLimits
 from safejax.signing._data import DEFAULTS, load_data
 from safejax.signing._data import PURPOSE as DATA
 from safejax.signing._origin import Wanted
-from safejax.signing._seal import read_header
-from safejax.signing._verify import kind_of
+from safejax.signing._seal import purpose_of, read_unverified, verify_header
 
 
 def load_file(
@@ -32,21 +31,26 @@ def load_file(
     *,
     like: Any,
     chosen: str | Sequence[str] | None,
-    limits: LoadLimits,
+    limits: LoadLimits | None,
     progress: Progress | None,
+    data_too: bool,
 ) -> Any:
     """Loads one file; see :func:`signed_load`."""
+    within = limits or LoadLimits()
     template = read_like(like) if like is not None else None
     if is_folder_checkpoint(path):
-        root = read_root(path, ring, limits)
+        root = read_root(path, ring, within)
         content = root.content
         wanted.check(content.origin)
         targets = _targets(content, template, chosen)
-        made = load_shards(path, root, ring, targets, limits, progress)
+        made = load_shards(path, root, ring, targets, within, progress)
         return _tree(content, template, made)
     with open_to_read(path) as (fd, known):
-        signed = read_header(fd, known, ring, PURPOSE, limits)
-        content = read_content(signed.header, limits)
+        raw = read_unverified(fd, known, within)
+        if data_too and purpose_of(raw) == DATA:  # its signature is then checked for it
+            return load_data(path, ring, wanted, limits or DEFAULTS)
+        signed = verify_header(raw, known.st_size, ring, PURPOSE, within)
+        content = read_content(signed.header, within)
         wanted.check(content.origin)
         targets = _targets(content, template, chosen)
         tensors = {n: t for n, t in signed.header.tensors.items() if n in targets}
@@ -146,9 +150,7 @@ def signed_load(  # noqa: PLR0913  each is a question about the file
     if kind not in (None, "checkpoint", "data"):
         raise ValueError("signed_load(kind=...) must be 'checkpoint' or 'data'")
     place = Path(path)
-    if kind == "data" or (
-        kind is None and like is None and select is None and _says_data(place)
-    ):
+    if kind == "data":
         return load_data(place, key, wanted, limits or DEFAULTS)
     return load_file(
         place,
@@ -156,14 +158,10 @@ def signed_load(  # noqa: PLR0913  each is a question about the file
         wanted,
         like=like,
         chosen=select,
-        limits=limits or LoadLimits(),
+        limits=limits,
         progress=progress,
+        data_too=kind is None and like is None and select is None,
     )
-
-
-def _says_data(path: Path) -> bool:
-    """What the file says of itself; its signature is then checked for that."""
-    return not is_folder_checkpoint(path) and kind_of(path) == DATA
 
 
 signed_load.__module__ = "safejax"

@@ -1,33 +1,30 @@
 """Verified bytes become the leaves of the tree: in place where JAX can use them so.
 
-``jax.device_put`` takes over memory that is aligned; nothing else holds it by then, and
-the views are read-only. It costs 30 µs a leaf, though: many small leaves of one shape
-go through a compiled identity, 64 at a time, which takes 6 µs each.
+JAX takes over memory that is aligned; nothing else holds it by then, and the views are
+read-only.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
 import numpy as np
 
 from safejax._file_errors import FormatError
+from safejax._jax import all_from_host
 from safejax.checkpoint._dtypes import DTYPES, from_bytes, is_packed
 from safejax.checkpoint._leaves import Leaf, from_numpy, is_scalar, key_impl
 from safejax.checkpoint._memory import Memory, Segment
 
-_GROUP: Final = 64
-_BATCH: Final = 8 * _GROUP  # an index of their bytes takes 16 MiB at most
 _SMALL: Final = 4096
+_BATCH: Final = 512  # an index of their bytes takes 16 MiB at most
 _HUGE: Final = 2 << 20
 
 # What JAX narrows unless jax_enable_x64 is set.
 _WIDE: Final = ("float64", "int64", "uint64", "complex128")
-
-_identity: Callable[..., tuple[Any, ...]] = jax.jit(lambda *leaves: leaves)
 
 # What a leaf is to become: "jax", "numpy", "generic" (NumPy's scalars) or "python", and
 # for JAX where to place it.
@@ -77,22 +74,19 @@ def place(
         targets: What each is to become.
     """
     made: dict[str, Any] = {}
-    single: list[str] = []
-    alike: dict[tuple[Segment, Leaf], list[str]] = collections.defaultdict(list)
-    for name, home in memory.home.items():
+    free: list[str] = []
+    bound: list[str] = []
+    for name in memory.home:
         kind, where = targets[name]
         if kind != "jax":
             made[name] = _on_host(memory.stored(name), leaves[name], kind)
-        elif where is None:
-            alike[home, leaves[name]].append(name)
         else:
-            single.append(name)
-    for (home, leaf), names in alike.items():
-        small = 0 < leaf.stored < _SMALL and not is_packed(leaf.dtype)
-        count = len(names) - len(names) % _GROUP if small else 0
-        made.update(_put_alike(memory, home, leaf, names[:count]))
-        single.extend(names[count:])
-    made.update(_put(single, memory, leaves, targets))
+            (free if where is None else bound).append(name)
+    here = _views(memory, leaves, free)
+    made.update(zip(here, all_from_host(list(here.values())), strict=True))
+    there = _views(memory, leaves, bound)
+    places = {name: targets[name][1] for name in there}
+    made.update(jax.device_put(there, places) if there else {})
     impls = {leaf for leaf in set(leaves.values()) if key_impl(leaf.kind)}
     for name in memory.home if impls else ():
         if leaves[name] in impls:
@@ -110,39 +104,36 @@ def _on_host(stored: np.ndarray[Any, Any], leaf: Leaf, kind: str) -> Any:
     return view if stored.size >= _HUGE else view.copy()
 
 
-def _put_alike(
+def _views(
+    memory: Memory, leaves: Mapping[str, Leaf], names: Sequence[str]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The leaves, where they were read to. Nobody can write to them any more."""
+    alike: dict[tuple[Segment, Leaf], list[str]] = collections.defaultdict(list)
+    for name in names:
+        alike[memory.home[name], leaves[name]].append(name)
+    views: dict[str, np.ndarray[Any, Any]] = {}
+    for (home, leaf), some in alike.items():
+        if len(some) > 1 and 0 < leaf.stored < _SMALL and not is_packed(leaf.dtype):
+            views.update(_gathered(memory, home, leaf, some))
+            continue
+        for name in some:
+            view = from_bytes(memory.stored(name), leaf.dtype, leaf.shape)
+            view.flags.writeable = False
+            views[name] = view
+    return views
+
+
+def _gathered(
     memory: Memory, home: Segment, leaf: Leaf, names: Sequence[str]
-) -> Iterator[tuple[str, Any]]:
-    """Small leaves of one dtype and shape: their bytes are collected first."""
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Small leaves of one dtype and shape, side by side: one view for many."""
     for i in range(0, len(names), _BATCH):
         batch = names[i : i + _BATCH]
         starts = np.array([memory.tensors[name].start for name in batch]) - home.start
         rows = home.array[np.add.outer(starts, np.arange(leaf.stored))]
         values = from_bytes(rows.reshape(-1), leaf.dtype, (len(batch), *leaf.shape))
-        views = [values[j, ...] for j in range(len(batch))]
-        for j in range(0, len(batch), _GROUP):
-            put = _identity(*views[j : j + _GROUP])
-            yield from zip(batch[j : j + _GROUP], put, strict=True)
-
-
-def _put(
-    names: Sequence[str],
-    memory: Memory,
-    leaves: Mapping[str, Leaf],
-    targets: Mapping[str, Target],
-) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    free = [name for name in names if targets[name][1] is None]
-    bound = [name for name in names if targets[name][1] is not None]
-    for group, places in ((free, None), (bound, [targets[name][1] for name in bound])):
-        views = []
-        for name in group:
-            leaf = leaves[name]
-            view = from_bytes(memory.stored(name), leaf.dtype, leaf.shape)
-            view.flags.writeable = False
-            views.append(view)
-        made.update(zip(group, jax.device_put(views, places), strict=True))
-    return made
+        values.flags.writeable = False
+        yield from ((name, values[j, ...]) for j, name in enumerate(batch))
 
 
 def place_array(array: np.ndarray[Any, Any], leaf: Leaf, target: Target) -> Any:

@@ -7,6 +7,7 @@ named by the root, with its MAC, is not part of the checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,10 +48,7 @@ class Root:
 
 def is_folder_checkpoint(path: Path) -> bool:
     """Whether a path is a folder with a checkpoint in it, as far as one can see."""
-    try:
-        return (path / ROOT_NAME).is_file()
-    except OSError:
-        return False
+    return os.path.isfile(os.path.join(path, ROOT_NAME))  # noqa: PTH113, PTH118  40 µs
 
 
 def write_root(folder: Path, root: Root, ring: KeyRing) -> None:

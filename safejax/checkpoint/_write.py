@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +16,7 @@ from safejax._files import replacing, write_from
 from safejax.checkpoint._read import Progress, thread_count
 from safejax.checkpoint._snapshot import Snapshot
 from safejax.keys import KeyRing
-from safejax.signing._digests import new_hasher
+from safejax.signing._digests import count_chunks, new_hasher
 from safejax.signing._header import Header
 from safejax.signing._seal import Draft
 
@@ -66,38 +68,50 @@ def write_data(
         OSError: The system refused.
     """
     total, size = header.data_bytes, header.chunk_bytes
-    threads = thread_count(total)
-    if threads == 1:
-        alone = [
-            _write_chunk(fd, data_at + i * size, chunk, header.digest)
-            for i, chunk in enumerate(_chunks(pieces, size))
-        ]
-        if progress is not None:
-            progress(total, total)
-        return b"".join(alone)
     digests: list[bytes] = []
-    pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
 
-    def take() -> None:
-        digests.append(pending.popleft().result())
-        done = min(len(digests) * size, total)
-        _write_back(fd, data_at, done, size)
+    def write(place: int, chunk: Chunk) -> bytes:
+        return _write_chunk(fd, data_at + place * size, chunk, header.digest)
+
+    def done(digest: bytes) -> None:
+        digests.append(digest)
+        written = min(len(digests) * size, total)
+        _write_back(fd, data_at, written, size)
         if progress is not None:
-            progress(done, total)
+            progress(written, total)
 
+    chunks = enumerate(_chunks(pieces, size))
+    start = time.perf_counter()
+    for place, chunk in itertools.islice(chunks, 1):
+        done(write(place, chunk))
+    left = count_chunks(total, size) - 1
+    threads = thread_count(left * (time.perf_counter() - start))
+    if threads > 1:
+        _share(threads, write, chunks, done)
+    for place, chunk in chunks:
+        done(write(place, chunk))
+    return b"".join(digests)
+
+
+def _share(
+    threads: int,
+    write: Callable[[int, Chunk], bytes],
+    chunks: Iterable[tuple[int, Chunk]],
+    done: Callable[[bytes], None],
+) -> None:
+    """Has several threads write; what is written is done in order."""
+    pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         try:
-            for i, chunk in enumerate(_chunks(pieces, size)):
-                at = data_at + i * size
-                pending.append(pool.submit(_write_chunk, fd, at, chunk, header.digest))
+            for place, chunk in chunks:
+                pending.append(pool.submit(write, place, chunk))
                 if len(pending) >= _AHEAD * threads:
-                    take()
+                    done(pending.popleft().result())
             while pending:
-                take()
+                done(pending.popleft().result())
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return b"".join(digests)
 
 
 def _write_chunk(fd: int, at: int, chunk: Chunk, algorithm: str) -> bytes:

@@ -130,7 +130,9 @@ class Prover:
                 return
             if proof is not None and proof.refuse is not None:
                 raise proof.refuse()
-            self._tried(proof, call, bucket)
+            # The stand-ins are ours, and no transfer of the caller's.
+            with jax.transfer_guard("allow"):
+                self._tried(proof, call, bucket)
 
     def forget(self) -> None:
         """Drops the programs without padding."""
