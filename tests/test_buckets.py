@@ -14,6 +14,7 @@ import pytest
 
 import safejax
 from safejax import CompileLimitError, ContractError, Limits, safe_jit, spec
+from safejax.jit._proving import proving
 
 f32 = np.float32
 ROWS = {"x": spec("f32[b, 3]")}
@@ -102,6 +103,27 @@ def test_axes_that_do_not_carry_the_name_stay_whole():
     whole, square, gram = f(rows(2))
 
     assert (whole.shape, square.shape, gram.shape) == ((2, 3), (3, 3), (2, 2))
+
+
+def test_an_answer_of_any_structure_comes_back_whether_it_was_cut_or_not():
+    @safe_jit(contract=ROWS, buckets=SIZES)
+    def f(x):
+        return {"a": (x, None), "b": [], "c": jax.tree_util.Partial(max, x.sum(1))}
+
+    for count in (5, 3, 5):
+        answer = f(x=rows(count))
+        structure = {"a": (0, None), "b": [], "c": jax.tree_util.Partial(max, 0)}
+        assert jax.tree.structure(answer) == jax.tree.structure(structure)
+        np.testing.assert_array_equal(answer["a"][0], rows(count))
+
+
+def test_two_processes_would_make_the_same_program():
+    texts = {
+        jax.jit(proving(double)).lower(rows(2)).as_text(debug_info=True)
+        for _ in range(2)
+    }
+
+    assert len(texts) == 1
 
 
 def test_a_function_that_no_symbolic_size_can_trace_is_understood_by_comparison():

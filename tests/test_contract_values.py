@@ -416,6 +416,18 @@ def test_what_settles_a_call_alone_agrees_with_the_whole_check(bad, finite):
         assert not _values.hold([(bounded, x)], on_host=True)
 
 
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("at", range(6))
+def test_views_in_any_order_are_settled_by_the_elements_they_show(bad, at):
+    settles = _values.settler(spec("f32[...]", minimum=0.0, maximum=1.0))
+    base = np.full((4, 6), 7.0, np.float32)
+    for view in (base[::2, ::2], base[::-2, 1::2].T, np.asfortranarray(base)[:2, :3]):
+        view[...] = 0.5
+        assert settles(view)
+        view.flat[at] = bad
+        assert not settles(view)
+
+
 @pytest.mark.parametrize(
     "leaf",
     [

@@ -79,4 +79,5 @@ from safejax._jax._settings import profiler_listens as profiler_listens
 from safejax._jax._settings import settings as settings
 from safejax._jax._task import CompileTask as CompileTask
 from safejax._jax._transfer import all_from_host as all_from_host
+from safejax._jax._transfer import explicit_transfers as explicit_transfers
 from safejax._jax._transfer import from_host as from_host

@@ -192,6 +192,13 @@ def eval_shape(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     return type(jitted).eval_shape(jitted, *args, **kwargs)
 
 
+# Whether no JAX transformation is under way in this thread. Asked in every call with
+# buckets: no function of ours around it.
+at_top_level: Callable[[], bool] = getattr(
+    core.trace_ctx, "is_top_level", core.trace_state_clean
+)
+
+
 def jit_disabled() -> bool:
     """Whether ``jax.disable_jit`` is in force in this thread."""
     return bool(config.disable_jit.value)
@@ -200,12 +207,6 @@ def jit_disabled() -> bool:
 def tracing_forbidden() -> bool:
     """Whether ``jax.no_tracing`` is in force in this thread."""
     return bool(config.no_tracing.value)
-
-
-def at_top_level() -> bool:
-    """Whether no JAX transformation is under way in this thread."""
-    probe = getattr(core.trace_ctx, "is_top_level", None)
-    return bool(probe() if probe is not None else core.trace_state_clean())
 
 
 def x64_enabled() -> bool:

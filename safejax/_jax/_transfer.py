@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -23,6 +24,12 @@ def has_transfer() -> bool:
     return all(map(callable, (_put, _explicit, _default_device)))
 
 
+def explicit_transfers() -> AbstractContextManager[Any]:
+    """Transfers in the block are as if by ``jax.device_put``: asked for."""
+    scope: AbstractContextManager[Any] = _explicit()
+    return scope
+
+
 def from_host(view: Any, like: Any) -> Any:
     """A host array as an array of JAX, where ``like`` is and as committed as it.
 
@@ -34,7 +41,7 @@ def from_host(view: Any, like: Any) -> Any:
     if len(devices) != 1:
         return jax.device_put(view)
     aval = _aval(view.shape, view.dtype)
-    with _explicit():
+    with explicit_transfers():
         return _put(aval, sharding, [view], list(devices), like.committed)
 
 
@@ -47,7 +54,7 @@ def all_from_host(views: Sequence[Any]) -> list[Any]:
         return list(jax.device_put(list(views)))
     device = _default_device()
     sharding, committed = jax.sharding.SingleDeviceSharding(device), False
-    with _explicit():
+    with explicit_transfers():
         return [
             _put(_aval(view.shape, view.dtype), sharding, [view], [device], committed)
             for view in views

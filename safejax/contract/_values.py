@@ -97,15 +97,16 @@ def settler(tree: Any) -> Callable[[Any], bool] | None:
     # Between two finite bounds every element is finite; NaN satisfies no comparison.
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return None
-    least, most = np.minimum.reduce, np.maximum.reduce
 
     def settles(leaf: Any) -> bool:
+        # Half the time of min() and max(), which go through ufuncs. A NaN is the least
+        # and the greatest of all to both.
         return (
             leaf.__class__ is np.ndarray
             and leaf.dtype is dtype
             and 0 < leaf.size <= _BLOCK
-            and bool(least(leaf, axis=None) >= low)
-            and bool(most(leaf, axis=None) <= high)
+            and bool(leaf.item(leaf.argmin()) >= low)
+            and bool(leaf.item(leaf.argmax()) <= high)
         )
 
     return settles

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from safejax import _jax
 from safejax.buckets._layout import Call, Layouts, Plan, read_places, vector_of
 from safejax.buckets._mask import with_mask
@@ -87,7 +89,16 @@ class Bucketed:
 
     def call_known(self, *args: Any, **kwargs: Any) -> Any:
         """Serves a call that the contract has let in before."""
-        return self._serve(args, kwargs, is_new=False)
+        plan = self.layouts.fitting(args, kwargs)
+        if plan is None or not self._is_plain():
+            return self._serve(args, kwargs, is_new=False)
+        # Nothing to pad or to cut, as for most requests: 3 µs less.
+        if self.mask is not None:
+            kwargs = {**kwargs, self.mask: plan.vector}
+        ((proof, answer),) = self._call(*args, **kwargs).items()
+        if proof.axes is None:
+            self.prover.settle(proof, (args, kwargs), plan.bucket)
+        return answer
 
     def call_new(self, *args: Any, **kwargs: Any) -> Any:
         """The same for the first call with its sizes.
@@ -101,7 +112,7 @@ class Bucketed:
     def _serve(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_new: bool
     ) -> Any:
-        if not _jax.at_top_level() or _jax.jit_disabled():
+        if not self._is_plain():
             # What traces us makes its own program, of this size: nothing to save.
             args, kwargs = self._as_it_is((args, kwargs))
             return self.bare(*args, **kwargs)
@@ -110,16 +121,20 @@ class Bucketed:
             key = _jax.signature(grown, named, *self.statics)
             if key is not None:
                 self.ledger.refuse_if_full(key)
-        answer = self._call(*grown, **named)
-        proof = answer.func
+        ((proof, answer),) = self._call(*grown, **named).items()
         if proof.axes is None:
             self.prover.settle(proof, (args, kwargs), plan.bucket)
         if not plan.grows:
-            return proof(*answer.args)
-        pairs = zip(answer.args, proof.cuts(plan), strict=True)
-        return proof(
-            *[leaf if keep is None else cut(leaf, keep) for leaf, keep in pairs]
+            return answer
+        leaves, structure = jax.tree.flatten(answer)
+        pairs = zip(leaves, proof.cuts(plan), strict=True)
+        return jax.tree.unflatten(
+            structure,
+            [leaf if keep is None else cut(leaf, keep) for leaf, keep in pairs],
         )
+
+    def _is_plain(self) -> bool:
+        return _jax.at_top_level() and not _jax.jit_disabled()
 
     def grown(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

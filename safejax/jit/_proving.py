@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from typing_extensions import override
 
 from safejax import _jax
 from safejax.buckets import _refused
@@ -37,20 +38,19 @@ class Proof:
     """What is known of one program. Made when it is traced.
 
     Attributes:
-        structure: How the answer is structured.
         axes: The axes to cut, once the padding was found not to show.
         refuse: Makes the error, where it was found to show.
     """
 
-    def __init__(self, structure: Any) -> None:
-        self.structure = structure
+    def __init__(self) -> None:
         self.axes: Axes | None = None
         self.refuse: Callable[[], ContractError] | None = None
         self._cuts: dict[Sizes, Any] = {}
 
-    def __call__(self, *leaves: Any) -> Any:
-        """The answer that these arrays make."""
-        return jax.tree.unflatten(self.structure, leaves)
+    @override
+    def __repr__(self) -> str:
+        # It is in the text of the program, and so in its key in a compile cache.
+        return "proof"
 
     def cuts(self, plan: Plan) -> Any:
         """For each array of the answer what to keep of it."""
@@ -65,13 +65,14 @@ class Proof:
 
 
 def proving(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a proof beside its answer."""
+    """The function with a proof beside its answer: the key of a dict of one entry.
+
+    To register a class of our own as a pytree would change JAX for everybody, and
+    ``jax.tree_util.Partial`` costs 10 µs to make and to undo.
+    """
 
     def proven(*args: Any, **kwargs: Any) -> Any:
-        leaves, structure = jax.tree.flatten(fun(*args, **kwargs))
-        # JAX's own pytree that carries something of ours: to register a class of our
-        # own would change JAX for everybody.
-        return jax.tree_util.Partial(Proof(structure), *leaves)  # type: ignore[no-untyped-call]
+        return {Proof(): fun(*args, **kwargs)}
 
     return functools.update_wrapper(proven, fun)
 
@@ -131,7 +132,7 @@ class Prover:
             if proof is not None and proof.refuse is not None:
                 raise proof.refuse()
             # The stand-ins are ours, and no transfer of the caller's.
-            with jax.transfer_guard("allow"):
+            with _jax.explicit_transfers():
                 self._tried(proof, call, bucket)
 
     def forget(self) -> None:
@@ -142,12 +143,15 @@ class Prover:
     def _tried(self, proof: Proof | None, call: Call, bucket: Sizes) -> None:
         function = self._contract.function
         proofs = [] if proof is None else [proof]
+        structures: list[Any] = []
 
         def run(call: Call, real: Sizes) -> Sequence[Any]:
             args, kwargs = self._told(call, real)
-            answer = self._call(*args, **kwargs)
-            proofs.append(answer.func)
-            return tuple(answer.args)
+            ((proof, answer),) = self._call(*args, **kwargs).items()
+            proofs.append(proof)
+            leaves, structure = jax.tree.flatten(answer)
+            structures.append(structure)
+            return tuple(leaves)
 
         axes: Axes | None = None
         refuse: Callable[[], ContractError] | None = None
@@ -161,7 +165,7 @@ class Prover:
         else:
             axes = expected.axes if fault is None else None
             if fault is not None:
-                names, structure = self._layouts.buckets.names, proofs[-1].structure
+                names, structure = self._layouts.buckets.names, structures[-1]
                 refuse = functools.partial(
                     _refused.refusal, function, fault, structure, names
                 )
