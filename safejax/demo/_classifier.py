@@ -60,6 +60,7 @@ class Classifier:
     def __init__(self, path: Path, ring: safejax.KeyRing, step: int) -> None:
         self._path, self._ring, self._step = path, ring, step
         self._params: Any = None
+        self._like = jax.eval_shape(lambda: init(0))
         self.reload()
         self._function: Any = safejax.safe_jit(
             classify,
@@ -84,7 +85,7 @@ class Classifier:
         self._params = safejax.signed_load(
             self._path,
             key=self._ring,
-            like=init(0),
+            like=self._like,
             context=CONTEXT,
             min_step=self._step,
         )
