@@ -145,18 +145,17 @@ class Layouts:
         self._fitting: dict[Any, Plan] = {}
 
     def fitting(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
-        """The plan of a call that needs no padding, if one like it came before."""
-        return self._fitting.get(self._shapes(args, kwargs))
+        """The plan of a call that needs no padding, if one like it came before.
 
-    def _shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What tells calls of single arrays apart; None for other calls."""
-        shapes = []
+        For calls whose bucketed parameters are arrays; the others are looked into.
+        """
+        shapes: list[Any] = []
         for name, index, _, _ in self.places:
             value: Any = args[index] if index < len(args) else kwargs.get(name)
             if value.__class__ not in _ARRAYS:
                 return None
             shapes.append(value.shape)
-        return tuple(shapes)
+        return self._fitting.get(tuple(shapes))
 
     def taken_out(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -217,13 +216,11 @@ class Layouts:
         leaves, keys = self.taken_out(args, kwargs)
         layout = self.of(keys)
         plan = layout.plan(layout.sizes_in(leaves))
-        if not plan.grows:
+        if not plan.grows and not any(keys):  # each of them one array
             if len(self._fitting) >= _MAX_PLANS:
                 self._fitting.clear()
-            shapes = self._shapes(args, kwargs)
-            if shapes is not None:
-                self._fitting[shapes] = plan
-        else:
+            self._fitting[tuple(leaf.shape for leaf in leaves)] = plan
+        if plan.grows:
             leaves = [
                 padded(leaf, target, meant.pad) if target and meant else leaf
                 for leaf, target, meant in zip(

@@ -81,10 +81,19 @@ def hold(leaves: Sequence[tuple[Spec, Any]], *, on_host: bool) -> bool:
     return bool(_all_hold(arrays, rules))
 
 
-def settler(tree: Any) -> Callable[[Any], bool] | None:
-    """One function that says whether a small NumPy array plainly keeps its rules.
+class Settled(NamedTuple):
+    """What a short check of a NumPy array needs to know."""
 
-    What it does not settle is for :func:`hold`, which comes to the same answer through
+    dtype: Any
+    most_elements: int
+    low: float
+    high: float
+
+
+def settled_by(tree: Any) -> Settled | None:
+    """How a few operations can tell that a small NumPy array keeps its rules.
+
+    What they do not settle is for :func:`hold`, which comes to the same answer through
     eight calls. ``None`` where the rules are not simply two bounds of a plain dtype.
     """
     if not isinstance(tree, Spec) or tree.dtypes is None or len(tree.dtypes) != 1:
@@ -97,19 +106,21 @@ def settler(tree: Any) -> Callable[[Any], bool] | None:
     # Between two finite bounds every element is finite; NaN satisfies no comparison.
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return None
+    return Settled(dtype, _BLOCK, low, high)
 
-    def settles(leaf: Any) -> bool:
-        # Half the time of min() and max(), which go through ufuncs. A NaN is the least
-        # and the greatest of all to both.
-        return (
-            leaf.__class__ is np.ndarray
-            and leaf.dtype is dtype
-            and 0 < leaf.size <= _BLOCK
-            and bool(leaf.item(leaf.argmin()) >= low)
-            and bool(leaf.item(leaf.argmax()) <= high)
-        )
 
-    return settles
+def settles(name: str, known: str) -> str:
+    """The short check as an expression, of an array and the fields of `Settled`.
+
+    Half the time of ``min()`` and ``max()``, which go through ufuncs. A NaN is the
+    least and the greatest of all to both.
+    """
+    return (
+        f"{name}.__class__ is _sj_ndarray and {name}.dtype is {known}dtype"
+        f" and 0 < {name}.size <= {known}most_elements"
+        f" and {name}.item({name}.argmin()) >= {known}low"
+        f" and {name}.item({name}.argmax()) <= {known}high"
+    )
 
 
 def _surely_holds(spec: Spec, leaf: Any) -> bool:

@@ -276,11 +276,12 @@ def _value_lines(
     call = f"_sj_values({', '.join(p.name for p in parameters)})"
     conditions: list[str] = []
     for name, tree in contract.ruled.items():
-        settles = _values.settler(tree)
-        if settles is None:
+        settled = _values.settled_by(tree)
+        if settled is None:
             return [call]
-        namespace[f"_sj_settles_{len(conditions)}"] = settles
-        conditions.append(f"_sj_settles_{len(conditions)}({name})")
+        known = f"_sj_{len(conditions)}_"
+        namespace |= {f"{known}{k}": v for k, v in settled._asdict().items()}
+        conditions.append(_values.settles(name, known))
     return [f"if not ({' and '.join(conditions)}): {call}"] if conditions else []
 
 
