@@ -1,8 +1,9 @@
 """The clients of the storm: a little HTTP over asyncio, an honest and a hostile one.
 
 ``python -m benchmarks._storm_client ATTACK PORT SECONDS FOLDER`` is the hostile one.
-It imports neither JAX nor NumPy, runs at a lower priority, as if on another machine,
-and comes from another address of this one.
+It imports neither JAX nor NumPy, runs only where a processor is idle, as if on another
+machine, and comes from another address of this one. It prints ``ready``, waits for a
+line, attacks, and prints how many requests it has sent.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import shutil
 import struct
 import sys
@@ -102,14 +104,20 @@ async def at_rate(
     once: Callable[[int], Coroutine[Any, Any, None]],
     *,
     patience_s: float,
+    chance: random.Random | None = None,
 ) -> None:
-    """Starts something at a steady rate, whether what it started has ended or not."""
+    """Starts something so often, whether what it started has ended or not.
+
+    At a steady rate; with ``chance`` at random times, as many callers would. Two steady
+    clients of one rate would meet at every request, or at none.
+    """
     started, tasks = time.perf_counter(), set()
+    due = started
     for number in itertools.count():
-        due = started + number / per_s
         if due > started + seconds:
             break
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        due += (chance.expovariate(1.0) if chance else 1.0) / per_s
         task = asyncio.ensure_future(once(number))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -234,8 +242,11 @@ ATTACKS = {
 _LOST = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
-async def _slow(port: int, connections: int, seconds: float) -> None:
+async def _slow(port: int, connections: int, seconds: float) -> int:
+    sent = 0
+
     async def one(number: int) -> None:
+        nonlocal sent
         until = time.perf_counter() + seconds
         await asyncio.sleep(number / connections / 2)
         while time.perf_counter() < until:
@@ -243,6 +254,7 @@ async def _slow(port: int, connections: int, seconds: float) -> None:
                 reader, writer = await asyncio.open_connection(
                     HONEST, port, local_addr=(HOSTILE, 0)
                 )
+                sent += 1
                 writer.write(post("/predict", _pixels(8))[:200])
                 while time.perf_counter() < until and not reader.at_eof():
                     writer.write(b"\0")
@@ -256,12 +268,15 @@ async def _slow(port: int, connections: int, seconds: float) -> None:
             await asyncio.sleep(0.5)
 
     await asyncio.gather(*map(one, range(connections)))
+    return sent
 
 
-async def _replay(port: int, folder: Path, per_s: float, seconds: float) -> None:
-    connections = Connections(port, HOSTILE)
+async def _replay(port: int, folder: Path, per_s: float, seconds: float) -> int:
+    connections, sent = Connections(port, HOSTILE), 0
 
     async def once(number: int) -> None:
+        nonlocal sent
+        sent += 1
         # As an attacker who may write to the disk: the old file in place of the new.
         fresh = folder / f"attack-{number}"
         shutil.copyfile(folder / "old", fresh)
@@ -269,32 +284,53 @@ async def _replay(port: int, folder: Path, per_s: float, seconds: float) -> None
         with contextlib.suppress(*_LOST):
             await connections.ask(post("/reload", b""))
 
-    await at_rate(per_s, seconds, once, patience_s=0.5)
+    await at_rate(per_s, seconds, once, patience_s=0.5, chance=random.Random(0))
     connections.close()
+    return sent
 
 
-async def hostile(name: str, port: int, seconds: float, folder: Path) -> None:
-    """Plays one attack."""
+async def _flood(
+    port: int, requests: Iterator[bytes], per_s: float, seconds: float
+) -> int:
+    connections, sent = Connections(port, HOSTILE), 0
+
+    async def once(number: int) -> None:
+        nonlocal sent
+        del number
+        sent += 1
+        with contextlib.suppress(*_LOST):
+            async with asyncio.timeout(TIMEOUT_S):
+                await connections.ask(next(requests))
+
+    await at_rate(per_s, seconds, once, patience_s=0.5, chance=random.Random(0))
+    connections.close()
+    return sent
+
+
+def main(name: str, port: int, seconds: float, folder: Path) -> None:
+    """Plays one attack, once it is told to."""
     attack = ATTACKS[name]
+    requests = attack.requests() if attack.requests else iter(())
+    prepared = list(itertools.islice(requests, 1))
+    _give_way()
+    print("ready", flush=True)
+    sys.stdin.readline()
     if name == "slow":
-        await _slow(port, round(attack.per_s), seconds)
+        playing = _slow(port, round(attack.per_s), seconds)
     elif name == "replay":
-        await _replay(port, folder, attack.per_s, seconds)
+        playing = _replay(port, folder, attack.per_s, seconds)
     else:
-        assert attack.requests is not None
-        requests, connections = attack.requests(), Connections(port, HOSTILE)
+        all_of_them = itertools.chain(prepared, requests)
+        playing = _flood(port, all_of_them, attack.per_s, seconds)
+    print(asyncio.run(playing), flush=True)
 
-        async def once(number: int) -> None:
-            with contextlib.suppress(*_LOST):
-                async with asyncio.timeout(TIMEOUT_S):
-                    await connections.ask(next(requests))
 
-        await at_rate(attack.per_s, seconds, once, patience_s=0.5)
-        connections.close()
+def _give_way() -> None:
+    """Takes no processor from the service and its honest client, where that exists."""
+    os.nice(10)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":
-    os.nice(10)
-    asyncio.run(
-        hostile(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
-    )
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))

@@ -178,6 +178,7 @@ class Phase:
     compiled: int
     cpu_s: float
     mb: float
+    hostile: int = 0
 
     def took_ms(self) -> list[float]:
         return [sample.took_s * 1e3 for sample in self.samples]
@@ -205,11 +206,15 @@ class Run:
         rounds = itertools.count() if plan.minutes else range(plan.rounds)
         for _ in rounds:
             for name in ATTACKS:
+                hostile = self._attack(name)
+                await asyncio.to_thread(hostile.stdout.readline)
                 await self._settle()
                 await self._phase(name, "before", plan.before_s)
-                command = self._attack(name)
+                hostile.stdin.write("go\n")
+                hostile.stdin.flush()
                 await self._phase(name, "during", plan.attack_s)
-                await asyncio.to_thread(command.wait)
+                sent, _ = await asyncio.to_thread(hostile.communicate)
+                self.phases[-1].hostile = int(sent)
                 await self._restore()
                 await self._phase(name, "after", plan.after_s)
             if plan.minutes and time.perf_counter() > until:
@@ -226,11 +231,16 @@ class Run:
             )
             quick = quick + 1 if sample.took_s < self._calm_s else 0
 
-    def _attack(self, name: str) -> subprocess.Popen[bytes]:
+    def _attack(self, name: str) -> Any:
+        """The hostile client, which prepares itself and then waits for a line."""
         module = ("-m", "benchmarks._storm_client")
         arguments = (name, str(self._server.port), str(self._plan.attack_s))
         return subprocess.Popen(  # noqa: S603  our own module
-            [sys.executable, *module, *arguments, str(self._server.folder)], cwd=ROOT
+            [sys.executable, *module, *arguments, str(self._server.folder)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     async def _phase(self, name: str, part: str, seconds: float) -> None:
@@ -324,6 +334,7 @@ def summary(run: Run) -> list[dict[str, Any]]:
                 "cpu_share": sum(p.cpu_s for p in phases)
                 / sum(p.seconds for p in phases),
             }
+        line["hostile"] = sum(phase.hostile for phase in parts["during"])
         line["compiled"] = sum(p.compiled for p in run.phases if p.attack == name)
         # Each round against its own quiet time: the machine may change meanwhile.
         line["ratios"] = [
@@ -358,7 +369,8 @@ def rows(runs: dict[str, Run], *, quick: bool) -> list[Row]:
                     # A hundred requests have one slowest, which the machine decides.
                     limit=Limit(10.0 if quick else 1.3) if safe else None,
                     note=f"{during['p99_ms']:.1f} ms; {during['wrong']} wrong, "
-                    f"{during['lost']} lost, {line['compiled']} compiled",
+                    f"{during['lost']} lost, {line['compiled']} compiled by "
+                    f"{line['hostile']:,} hostile requests",
                 )
             )
         found += _totals(kind, run, quick=quick)

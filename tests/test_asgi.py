@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import fastapi
@@ -548,6 +549,13 @@ def test_application_hears_that_the_client_has_left():
 # --- how many at once, and how often
 
 
+async def late() -> AsyncIterator[bytes]:
+    """A body that is not there when its request is."""
+    yield b"x"
+    await asyncio.sleep(0.01)
+    yield b"y"
+
+
 def test_tenant_gets_half_alone_and_a_newcomer_still_finds_a_place():
     places = Places(8, 8)
     taken = [places.take("flood") for _ in range(8)]
@@ -596,7 +604,7 @@ def test_tenant_that_holds_its_places_gets_503_and_others_are_served():
         ]
         while guarded._places.taken < 2:
             await asyncio.sleep(0)
-        over = await fetch(guarded, client=("a", 1), content=b"x")
+        over = await fetch(guarded, client=("a", 1), content=late())
         other = await fetch(guarded, client=("192.0.2.2", 1))
         free.set()
         served = await asyncio.gather(*held)
@@ -630,6 +638,48 @@ def test_rate_of_a_tenant_is_429_with_the_time_to_wait():
     assert ask(app, client=("192.0.2.2", 1)).status_code == 200
 
 
+def test_tenant_whose_requests_are_refused_is_not_heard_for_a_while():
+    heard = []
+
+    async def app(scope, receive, send):
+        heard.append(scope["client"][0])
+        if scope["path"] == "/broken":
+            raise refused_call(np.ones((2, 2), np.float32))
+        status = 400 if scope["path"] == "/malformed" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"said"})
+
+    guarded = protected(app, refused_per_s=3)
+    paths = ["/broken", "/", "/malformed", "/", "/broken", "/broken", "/"]
+    answers = [ask(guarded, path=path, content=b"x") for path in paths]
+    other = ask(guarded, client=("192.0.2.2", 1))
+
+    assert [a.status_code for a in answers] == [422, 200, 400, 200, 422, 429, 429]
+    assert problem(answers[-1])["code"] == "refused-too-often"
+    assert answers[-1].headers["retry-after"] == "1"
+    assert (len(heard), other.status_code) == (6, 200)
+    time.sleep(0.4)
+    assert ask(guarded).status_code == 200
+
+
+def test_nobody_is_remembered_for_requests_that_were_not_refused():
+    guarded = protected(refused_per_s=3)
+    for i in range(20):
+        ask(guarded, client=(f"192.0.2.{i}", 1))
+
+    assert guarded._refused.tenants() == 0
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_connection_stays_where_the_body_of_a_refused_request_was_there(is_late):
+    app = protected(requests_per_s=1, request_burst=1)
+    ask(app)
+    refused = ask(app, content=late() if is_late else b"x")
+
+    assert refused.status_code == 429
+    assert refused.headers.get("connection") == ("close" if is_late else None)
+
+
 def test_refused_websocket_is_closed_and_a_served_one_knows_its_tenant():
     seen = []
 
@@ -658,6 +708,7 @@ def test_refused_websocket_is_closed_and_a_served_one_knows_its_tenant():
         ({"max_concurrent_per_tenant": 0}, ValueError),
         ({"requests_per_s": 0}, ValueError),
         ({"request_burst": 5}, ValueError),
+        ({"refused_per_s": 0}, ValueError),
         ({"max_tenants": 0}, ValueError),
     ],
 )

@@ -255,6 +255,12 @@ class RateBook:
                 self._remember(tenant, theirs)
             return wait_s
 
+    def due_s(self, tenant: str) -> float | None:
+        """What :meth:`wait_s` would answer; takes nothing, and remembers nobody."""
+        with self._lock:
+            theirs = self._find(tenant)
+            return None if theirs is None else theirs.wait_s()
+
     def _find(self, tenant: str) -> Bucket | None:
         if self._tenant_rate is None:
             return None

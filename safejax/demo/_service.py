@@ -38,6 +38,7 @@ LIMITS = asgi.RequestLimits(
     max_concurrent=128,
     max_concurrent_per_tenant=32,
     requests_per_s=200,
+    refused_per_s=10,
 )
 _RAW = "application/octet-stream"
 

@@ -104,6 +104,18 @@ async def _read(receive: Receive, max_bytes: int) -> bytes | Problem | None:
     return None
 
 
+def is_there(receive: Receive, max_bytes: int) -> bool:
+    """Whether the whole body came with the headers; if so, nothing is left of it."""
+    reading = _read(receive, max_bytes)
+    try:
+        reading.send(None)
+    except StopIteration as done:
+        return isinstance(done.value, bytes)
+    finally:
+        reading.close()
+    return False
+
+
 def replay(body: bytes, receive: Receive) -> Receive:
     """Hands out a body that was read already, then what the server says."""
     waiting = True
@@ -125,13 +137,14 @@ class Reply:
     would be too late to say what was wrong.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_send", "started")
+    __slots__ = ("_held", "_held_bytes", "_send", "started", "status")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: list[Message] = []
         self._held_bytes = 0
         self.started = False
+        self.status = 0
 
     async def send(self, message: Message) -> None:
         """What the application gets as its ``send``."""
@@ -147,6 +160,7 @@ class Reply:
         await self.release()
         if is_start:
             self.started = True
+            self.status = message["status"]
         await self._send(message)
 
     def drop(self) -> None:

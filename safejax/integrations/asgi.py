@@ -23,6 +23,7 @@ from safejax.integrations._messages import (
     Reply,
     declared,
     has_body,
+    is_there,
     read_body,
     replay,
 )
@@ -63,6 +64,11 @@ _TOO_OFTEN = Problem(
     code="too-many-requests",
     detail="This client sends requests too often.",
 )
+_REFUSED = Problem(
+    status=429,
+    code="refused-too-often",
+    detail="Too many requests of this client were refused.",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +87,10 @@ class RequestLimits:
             run; ``None`` for no limit.
         request_burst: How many it may send at once after a quiet time;
             ``requests_per_s`` if ``None``.
+        refused_per_s: How many answers of 4xx a second one tenant may get in the long
+            run, and at once; what it sends beyond them gets 429 unread. A refusal costs
+            as much as an answer, so a flood of bad input is to be ended at the door.
+            ``None`` for no limit.
         max_tenants: How many tenants are told apart by their rate. Further ones share
             one rate until another has been quiet long enough.
 
@@ -101,6 +111,7 @@ class RequestLimits:
     max_concurrent_per_tenant: int = 16
     requests_per_s: int | None = None
     request_burst: int | None = None
+    refused_per_s: int | None = None
     max_tenants: int = 10_000
 
     def __post_init__(self) -> None:
@@ -109,7 +120,7 @@ class RequestLimits:
         check_seconds(owner, "body_timeout_s", self.body_timeout_s)
         for name in ("max_concurrent", "max_concurrent_per_tenant", "max_tenants"):
             check_count(owner, name, getattr(self, name), least=1)
-        for name in ("requests_per_s", "request_burst"):
+        for name in ("requests_per_s", "request_burst", "refused_per_s"):
             if getattr(self, name) is not None:
                 check_count(owner, name, getattr(self, name), least=1)
         if self.request_burst is not None and self.requests_per_s is None:
@@ -168,7 +179,10 @@ class SafeJaxMiddleware:
         self._places = Places(
             self._limits.max_concurrent, self._limits.max_concurrent_per_tenant
         )
-        self._rates = _rates(self._limits)
+        self._rates = _rates(
+            self._limits, self._limits.requests_per_s, self._limits.request_burst
+        )
+        self._refused = _rates(self._limits, self._limits.refused_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves or refuses one request; hands anything else to the application."""
@@ -180,17 +194,27 @@ class SafeJaxMiddleware:
         if name is None or refusal is not None:
             refusal = refusal or _NOBODY
             # What is not read now must not be read later, to be thrown away.
-            answer = refusal.closing() if has_body(scope) else refusal
-            await answer(scope, receive, send)
+            if self._leaves_a_body(refusal, scope, receive):
+                refusal = refusal.closing()
+            await refusal(scope, receive, send)
             return
         try:
             with tenant(name):
                 if scope["type"] == "http":
-                    await self._serve(scope, receive, send)
+                    status = await self._serve(scope, receive, send)
+                    if self._refused is not None and 400 <= status < 500:
+                        self._refused.wait_s(name)
                 else:
                     await self._app(scope, receive, send)
         finally:
             self._places.give_back(name)
+
+    def _leaves_a_body(self, refusal: Problem, scope: Scope, receive: Receive) -> bool:
+        if scope["type"] != "http" or not has_body(scope):
+            return False
+        # To open another connection costs more than to take in what is there.
+        is_small = refusal.status in (429, 503)
+        return not (is_small and is_there(receive, self._limits.max_body_bytes))
 
     def _refusal(self, scope: Scope, name: str) -> Problem | None:
         """Refuses by what is known before the body; else a place is taken."""
@@ -198,21 +222,26 @@ class SafeJaxMiddleware:
             wait_s = self._rates.wait_s(name)
             if wait_s is not None:
                 return dataclasses.replace(_TOO_OFTEN, retry_after_s=wait_s)
+        if self._refused is not None:
+            wait_s = self._refused.due_s(name)
+            if wait_s is not None:
+                return dataclasses.replace(_REFUSED, retry_after_s=wait_s)
         refusal = declared(scope, self._limits.max_body_bytes)
         if refusal is None and not self._places.take(name):
             return _BUSY
         return refusal
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answers one request; the status, or 0 where nobody was there any more."""
         limits = self._limits
         body = await read_body(
             receive, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s
         )
         if body is None:
-            return
+            return 0
         if isinstance(body, Problem):
             await body(scope, receive, send)
-            return
+            return body.status
         reply = Reply(send)
         try:
             await self._app(scope, replay(body, receive), reply.send)
@@ -225,16 +254,18 @@ class SafeJaxMiddleware:
             await problem(scope, receive, send)
             if problem.status == 500:
                 raise  # for the server's log
+            return problem.status
         finally:
             await reply.release()
+        return reply.status
 
 
-def _rates(limits: RequestLimits) -> RateBook | None:
-    if limits.requests_per_s is None:
+def _rates(
+    limits: RequestLimits, per_s: int | None, burst: int | None = None
+) -> RateBook | None:
+    if per_s is None:
         return None
-    rate = CompileRate(
-        compiles=limits.requests_per_s, per_s=1.0, burst=limits.request_burst
-    )
+    rate = CompileRate(compiles=per_s, per_s=1.0, burst=burst)
     return RateBook(tenant_rate=rate, max_tenants=limits.max_tenants)
 
 
