@@ -257,6 +257,8 @@ class RateBook:
 
     def due_s(self, tenant: str) -> float | None:
         """What :meth:`wait_s` would answer; takes nothing, and remembers nobody."""
+        if tenant not in self._tenants and len(self._tenants) < self._max_tenants:
+            return None  # as for nearly all: a bucket that nothing was taken from
         with self._lock:
             theirs = self._find(tenant)
             return None if theirs is None else theirs.wait_s()
