@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from safejax import ContractError, Limits, safe_jit, spec
 from safejax.contract import _values
+from safejax.jit import _gate
 
 f32 = np.float32
 MANY = Limits(max_compiles=100_000, warn_compiles=100_000)
@@ -405,7 +406,7 @@ def settler(tree):
     if settled is None:
         return None
     known = {f"known_{k}": v for k, v in settled._asdict().items()}
-    text = f"lambda leaf: {_values.settles('leaf', 'known_')}"
+    text = f"lambda leaf: {_gate.short_check('leaf', 'known_')}"
     return eval(text, {"_sj_ndarray": np.ndarray, **known})
 
 

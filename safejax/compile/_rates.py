@@ -244,9 +244,6 @@ class RateBook:
     def wait_s(self, tenant: str) -> float | None:
         """Takes one from the tenant alone, for good; or how long until it could."""
         with self._lock:
-            known = self._tenants.get(tenant)
-            if known is not None:
-                return known.take()
             theirs = self._find(tenant)
             if theirs is None:
                 return None

@@ -109,20 +109,6 @@ def settled_by(tree: Any) -> Settled | None:
     return Settled(dtype, _BLOCK, low, high)
 
 
-def settles(name: str, known: str) -> str:
-    """The short check as an expression, of an array and the fields of `Settled`.
-
-    Half the time of ``min()`` and ``max()``, which go through ufuncs. A NaN is the
-    least and the greatest of all to both.
-    """
-    return (
-        f"{name}.__class__ is _sj_ndarray and {name}.dtype is {known}dtype"
-        f" and 0 < {name}.size <= {known}most_elements"
-        f" and {name}.item({name}.argmin()) >= {known}low"
-        f" and {name}.item({name}.argmax()) <= {known}high"
-    )
-
-
 def _surely_holds(spec: Spec, leaf: Any) -> bool:
     """Whether a small array is plainly sound; what this can't settle is not refused.
 
